@@ -1,0 +1,37 @@
+"""trt_svc: neural vocoders and singing voice conversion, compiled.
+
+    vocoder = trt_svc.load_vocoder("checkpoints/nsf_hifigan")
+    audio = vocoder(vocoder.mel(recording, 44100), f0=f0)
+
+Nothing heavy is imported until one of these names is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trt_svc.config import AudioSpec
+    from trt_svc.errors import TrtSvcError
+    from trt_svc.session import Vocoder, load_vocoder
+
+__version__ = "0.1.0"
+__all__ = ["AudioSpec", "TrtSvcError", "Vocoder", "load_vocoder"]
+
+_HOMES = {
+    "AudioSpec": "trt_svc.config",
+    "TrtSvcError": "trt_svc.errors",
+    "Vocoder": "trt_svc.session",
+    "load_vocoder": "trt_svc.session",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trt_svc' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

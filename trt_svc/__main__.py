@@ -1,0 +1,3 @@
+from trt_svc.cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""Runtimes for a vocoder network, one file each."""

@@ -1,0 +1,38 @@
+"""The network as it is, run by torch: the reference for every other backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from trt_svc.backends.base import Backend, Probe, Runner, backends
+from trt_svc.types import Array
+from trt_svc.vocoders.base import VocoderNet
+
+
+class TorchRunner:
+    def __init__(self, net: VocoderNet, device: str) -> None:
+        self._net = net.to(device)
+        self._device = device
+
+    def run(self, inputs: Mapping[str, Array]) -> Array:
+        tensors = [
+            torch.from_numpy(np.ascontiguousarray(inputs[spec.name])).to(self._device)
+            for spec in self._net.core_inputs()
+        ]
+        with torch.inference_mode():
+            return np.asarray(self._net(*tensors).cpu().numpy())
+
+
+@backends.register("torch")
+class TorchBackend(Backend):
+    name = "torch"
+
+    def probe(self) -> Probe:
+        where = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU"
+        return Probe(True, f"torch {torch.__version__} on {where}")
+
+    def open(self, net: VocoderNet, device: str) -> Runner:
+        return TorchRunner(net, device)

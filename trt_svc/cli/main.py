@@ -1,0 +1,44 @@
+"""The application: registers the commands. Heavy imports happen inside them, so `--help` is quick."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import trt_svc
+from trt_svc.cli import convert_checkpoint, doctor, inspect, vocode
+
+app = typer.Typer(
+    name="trt-svc",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Neural vocoders and singing voice conversion, compiled: faster, and the same sound.",
+)
+
+app.command("doctor")(doctor.command)
+app.command("inspect")(inspect.command)
+app.command("convert-checkpoint")(convert_checkpoint.command)
+app.command("vocode")(vocode.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"trt-svc {trt_svc.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the `trt-svc` command."""
+    app()

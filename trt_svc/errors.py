@@ -1,0 +1,85 @@
+"""Every error of the library, one tree.
+
+TrtSvcError
+├── InputError               a tensor, number or option handed to a call does not fit
+│   └── AudioFileError       a recording cannot be read or written
+├── ConfigError              a config.json, preset or recipe does not fit
+├── CheckpointError          a weights file cannot be used
+│   ├── CheckpointNotFound   there is no such file, folder or alias
+│   ├── CorruptCheckpoint    truncated, foreign or damaged container
+│   ├── UnsafeCheckpoint     opening it the usual way would run code
+│   ├── UnknownFamily        no vocoder family has these keys
+│   └── WeightsMismatch      keys, shapes or values do not fit the family and config
+├── MissingExtra             an optional package is not installed
+└── BackendUnavailable       a backend cannot run on this machine
+
+A message always has three parts: what was asked, what was found, what to do next.
+"""
+
+from __future__ import annotations
+
+
+class TrtSvcError(Exception):
+    """Base of all errors raised on purpose by trt_svc."""
+
+    def __init__(self, asked: str, found: str, advice: str) -> None:
+        super().__init__(asked, found, advice)
+        self.asked = asked
+        self.found = found
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return f"{self.asked}: {self.found} {self.advice}"
+
+    def as_dict(self) -> dict[str, str]:
+        """The same message for `--json`."""
+        return {
+            "error": type(self).__name__,
+            "asked": self.asked,
+            "found": self.found,
+            "advice": self.advice,
+        }
+
+
+class InputError(TrtSvcError, ValueError):
+    """A tensor, number or option handed to a call does not fit."""
+
+
+class AudioFileError(InputError):
+    """A recording cannot be read or written."""
+
+
+class ConfigError(TrtSvcError, ValueError):
+    """A config.json, preset or recipe does not fit."""
+
+
+class CheckpointError(TrtSvcError):
+    """A weights file cannot be used."""
+
+
+class CheckpointNotFound(CheckpointError, FileNotFoundError):
+    """There is no such file, folder or alias."""
+
+
+class CorruptCheckpoint(CheckpointError):
+    """Truncated, foreign or damaged container."""
+
+
+class UnsafeCheckpoint(CheckpointError):
+    """Opening the file the usual way would run code."""
+
+
+class UnknownFamily(CheckpointError):
+    """No vocoder family has these keys."""
+
+
+class WeightsMismatch(CheckpointError):
+    """Keys, shapes or values do not fit the family and config."""
+
+
+class MissingExtra(TrtSvcError, ImportError):
+    """An optional package is not installed."""
+
+
+class BackendUnavailable(TrtSvcError, RuntimeError):
+    """A backend cannot run on this machine."""

@@ -1,0 +1,1 @@
+"""What vocoders are fed with: mel spectrograms and f0."""

@@ -1,0 +1,1 @@
+"""Pitch estimators, one file each."""
