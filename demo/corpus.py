@@ -4,7 +4,7 @@ Two sources. `sing` is a source-filter singer: a glottal pulse train with vibrat
 five random formants, breath noise, fricatives and plosives, at any pitch from a bass to a soprano.
 `speak` lets espeak-ng read sentences in many voices, and can re-pitch them with WORLD to a sung melody.
 
-    python -m demo.corpus OUT_DIR [--minutes 40]
+    python -m demo.corpus OUT_DIR
 """
 
 from __future__ import annotations
@@ -282,6 +282,13 @@ TEXTS += (
     + [("es", s) for s in SPANISH]
     + [("cmn", s) for s in MANDARIN]
 )
+HELD_OUT_TEXTS = [
+    ("en-us", "Under a copper moon the fishermen mended their nets and told each other lies."),
+    ("en-gb", "Thirteen hungry foxes quietly crossed the frozen orchard just before dawn."),
+    ("de", "Frische Fische fischt der Fischer Fritz, und abends kocht er Suppe."),
+    ("fr", "Trois gros rats gris grimpent dans trois gros trous ronds."),
+]
+"""Never in the training data, nor are their voices."""
 VARIANTS = [
     "",
     "m1",
@@ -310,12 +317,13 @@ VARIANTS = [
 ]
 
 
+HELD_OUT_VARIANTS = ["anika", "Diogo", "Pablo", "Nguyen", "Marcelo", "Henrique"]
 AIR_BAND = scipy.signal.butter(6, 14500, fs=SAMPLE_RATE, output="sos")
 
 
-def espeak(rng: np.random.Generator, text: str, language: str) -> Array:
+def espeak(rng: np.random.Generator, text: str, language: str, variants: list[str]) -> Array:
     """A sentence at 44.1 kHz; espeak-ng's own band ends at 11 kHz, above it the consonants are mirrored up."""
-    variant = str(rng.choice(VARIANTS))
+    variant = str(rng.choice(variants))
     voice = f"{language}+{variant}" if variant else language
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         command = [
@@ -342,12 +350,13 @@ def espeak(rng: np.random.Generator, text: str, language: str) -> Array:
     return clean[:n] + top * np.float32(10 ** (rng.uniform(-18, -4) / 20))
 
 
-def speak(rng: np.random.Generator, sung: bool) -> tuple[Array, Array]:
+def speak(rng: np.random.Generator, sung: bool, held_out: bool = False) -> tuple[Array, Array]:
     """(audio, f0 at CONTROL_RATE) of a sentence, spoken or re-pitched to a melody with other formants."""
     import pyworld
 
-    language, text = TEXTS[int(rng.integers(len(TEXTS)))]
-    audio = espeak(rng, text, language)
+    texts = HELD_OUT_TEXTS if held_out else TEXTS
+    language, text = texts[int(rng.integers(len(texts)))]
+    audio = espeak(rng, text, language, HELD_OUT_VARIANTS if held_out else VARIANTS)
     double = audio.astype(np.float64)
     period = 1000 / CONTROL_RATE
     f0, times = pyworld.harvest(double, SAMPLE_RATE, f0_floor=60, f0_ceil=700, frame_period=period)
@@ -367,12 +376,16 @@ def speak(rng: np.random.Generator, sung: bool) -> tuple[Array, Array]:
     return _normalised(rng, audio.astype(np.float32)), f0.astype(np.float32)
 
 
+HELD_OUT_FROM = 9000
+"""Clips from this seed on use sentences and voices that training never hears."""
+
+
 def clip(kind: str, seed: int) -> tuple[Array, Array]:
     """One clip of the corpus by kind and seed: (audio at 44.1 kHz, f0 at CONTROL_RATE)."""
     rng = np.random.default_rng([seed, {"sing": 1, "speech": 2, "sung-speech": 3}[kind]])
     if kind == "sing":
         return sing(rng, rng.uniform(6, 10))
-    return speak(rng, sung=kind == "sung-speech")
+    return speak(rng, sung=kind == "sung-speech", held_out=seed >= HELD_OUT_FROM)
 
 
 def _write(job: tuple[str, int, str]) -> float:

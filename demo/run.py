@@ -43,7 +43,10 @@ def main() -> None:
     options = parser.parse_args()
     console = Console()
     clip = DEMO_FOLDER / f"{options.clip}.flac"
-    vocoder = load_vocoder("demo")
+    vocoder = load_vocoder("demo", device="cpu")
+    vocode_file(
+        vocoder, clip, options.out / f"{options.clip}.wav"
+    )  # warms up: the first call pays for memory and threads
     made = vocode_file(vocoder, clip, options.out / f"{options.clip}.wav")
 
     real, rate = read_audio(clip)

@@ -106,11 +106,12 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(
             [p for p in self.net.parameters() if p.requires_grad], lr=options.rate, betas=(0.8, 0.99), weight_decay=0.01
         )
-        self.critic_optimiser = torch.optim.AdamW(self.critics.parameters(), lr=options.rate / 4, betas=(0.8, 0.99))
+        self.critic_optimiser = torch.optim.AdamW(self.critics.parameters(), lr=options.rate / 2, betas=(0.8, 0.99))
         self.average = {name: value.clone() for name, value in upstream_state(self.net).items()}
         self.step, self.seconds, self.curve = 0, 0.0, []
-        self.rng = np.random.default_rng(options.seed)
         self.resume()
+        # A resumed run draws other batches than those it has seen.
+        self.rng = np.random.default_rng([options.seed, self.step])
 
     @property
     def progress(self) -> float:

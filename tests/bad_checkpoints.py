@@ -27,11 +27,18 @@ WAVEGLOW = GoldenNet("waveglow-b2", SUBSET)
 
 Builder = Callable[[Path], dict[str, Any]]
 CORPUS: dict[str, Builder] = {}
+HOSTILE: list[str] = []
+"""Entries that want to run code and are to be named as such."""
 
 
 def entry(build: Builder) -> Builder:
     CORPUS[build.__name__] = build
     return build
+
+
+def hostile(build: Builder) -> Builder:
+    HOSTILE.append(build.__name__)
+    return entry(build)
 
 
 def load_arguments(folder: Path, config: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -67,14 +74,14 @@ def attack(folder: Path) -> str:
 # Code that wants to run.
 
 
-@entry
+@hostile
 def os_system(folder: Path) -> dict[str, Any]:
     import os
 
     return saved(folder, {"generator": {**NET.weights, "x": Calls(os.system, attack(folder))}})
 
 
-@entry
+@hostile
 def os_system_before_torch_1_6(folder: Path) -> dict[str, Any]:
     import os
 
@@ -82,41 +89,41 @@ def os_system_before_torch_1_6(folder: Path) -> dict[str, Any]:
     return saved(folder, tree, _use_new_zipfile_serialization=False)
 
 
-@entry
+@hostile
 def os_system_in_a_plain_pickle(folder: Path) -> dict[str, Any]:
     import os
 
     return raw(folder, pickle.dumps(Calls(os.system, attack(folder))))
 
 
-@entry
+@hostile
 def subprocess_popen(folder: Path) -> dict[str, Any]:
     import subprocess
 
     return saved(folder, {"generator": NET.weights, "hook": Calls(subprocess.Popen, ["touch", str(folder / EXECUTED)])})
 
 
-@entry
+@hostile
 def builtins_eval(folder: Path) -> dict[str, Any]:
     return saved(folder, {"generator": Calls(eval, f"open({str(folder / EXECUTED)!r}, 'w')")})
 
 
-@entry
+@hostile
 def builtins_exec(folder: Path) -> dict[str, Any]:
     return saved(folder, [Calls(exec, f"open({str(folder / EXECUTED)!r}, 'w')")])
 
 
-@entry
+@hostile
 def builtins_getattr(folder: Path) -> dict[str, Any]:
     return saved(folder, {"generator": Calls(getattr, "x", "upper")})
 
 
-@entry
+@hostile
 def opens_a_file(folder: Path) -> dict[str, Any]:
     return saved(folder, {"generator": Calls(open, str(folder / EXECUTED), "w")})
 
 
-@entry
+@hostile
 def torch_load_inside(folder: Path) -> dict[str, Any]:
     import os
 
@@ -125,26 +132,26 @@ def torch_load_inside(folder: Path) -> dict[str, Any]:
     return saved(folder, {"generator": Calls(torch.storage._load_from_bytes, inner.getvalue())})
 
 
-@entry
+@hostile
 def torch_hub(folder: Path) -> dict[str, Any]:
     return saved(folder, {"generator": Calls(torch.hub.load, "owner/name", "model")})
 
 
-@entry
+@hostile
 def numpy_testing(folder: Path) -> dict[str, Any]:
     from numpy.testing import assert_equal
 
     return saved(folder, {"generator": Calls(assert_equal, 1, 2)})
 
 
-@entry
+@hostile
 def importlib_import(folder: Path) -> dict[str, Any]:
     import importlib
 
     return saved(folder, {"generator": Calls(importlib.import_module, "this")})
 
 
-@entry
+@hostile
 def hand_written_opcodes(folder: Path) -> dict[str, Any]:
     """GLOBAL, MARK, STRING, TUPLE, REDUCE as an attacker types them, inside a proper torch zip."""
     code = b"cposix\nsystem\n(V" + attack(folder).encode() + b"\ntR."
@@ -154,13 +161,13 @@ def hand_written_opcodes(folder: Path) -> dict[str, Any]:
     return load_arguments(folder, NET.meta["config"])
 
 
-@entry
+@hostile
 def stack_global_with_joined_name(folder: Path) -> dict[str, Any]:
     code = b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c\x041+1\n\x85R."
     return raw(folder, code)
 
 
-@entry
+@hostile
 def torchscript(folder: Path) -> dict[str, Any]:
     with zipfile.ZipFile(folder / "model.pt", "w") as archive:
         archive.writestr("model/data.pkl", pickle.dumps({}))
@@ -274,6 +281,143 @@ def wav_file(folder: Path) -> dict[str, Any]:
 @entry
 def config_given_as_weights(folder: Path) -> dict[str, Any]:
     return raw(folder, json.dumps(NET.meta["config"]).encode())
+
+
+# Code that uses permitted-looking names.
+
+
+def _zip_with(folder: Path, code: bytes, **storages: bytes) -> dict[str, Any]:
+    with zipfile.ZipFile(folder / "model.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", code)
+        for key, data in storages.items():
+            archive.writestr(f"archive/data/{key}", data)
+    return load_arguments(folder, NET.meta["config"])
+
+
+@entry
+def numpy_objects_over_bytes(folder: Path) -> dict[str, Any]:
+    """With NumPy's real classes this shape of file forges objects from raw bytes."""
+    forged = Calls(np.ndarray, (2,), np.dtype("O"), b"\0" * 16)
+    return saved(folder, {"generator": forged})
+
+
+@entry
+def build_on_a_storage_type(folder: Path) -> dict[str, Any]:
+    return raw(folder, b"\x80\x02ctorch\nFloatStorage\n}X\x05\x00\x00\x00dtypectorch\nint32\nsb.")
+
+
+@entry
+def build_on_a_builder(folder: Path) -> dict[str, Any]:
+    return raw(folder, b"\x80\x02ctorch\nSize\n}X\x0c\x00\x00\x00__defaults__K\x01sb.")
+
+
+@entry
+def items_of_an_ordered_dict_replaced(folder: Path) -> dict[str, Any]:
+    return raw(folder, b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x05sb.")
+
+
+@entry
+def extension_registry(folder: Path) -> dict[str, Any]:
+    return raw(folder, b"\x80\x02\x82\x01.")
+
+
+@entry
+def nested_files_without_end(folder: Path) -> dict[str, Any]:
+    data = pickle.dumps({}, protocol=2)
+    for _ in range(8):
+        data = b"\x80\x03ctorch.storage\n_load_from_bytes\nB" + struct.pack("<I", len(data)) + data + b"\x85R."
+    return raw(folder, data)
+
+
+# Bombs in small files.
+
+
+@entry
+def thousands_of_views_of_one_storage(folder: Path) -> dict[str, Any]:
+    block = torch.zeros(500_000, dtype=torch.float16)
+    return saved(folder, {"generator": {f"w{i}": block.view(1000, 500) for i in range(2000)}})
+
+
+@entry
+def doubling_list_as_text(folder: Path) -> dict[str, Any]:
+    levels = b"".join(bytes([0x5D, 0x71, i + 1, 0x28, 0x68, i, 0x68, i, 0x65]) for i in range(60))
+    return raw(folder, b"\x80\x02]q\x00" + levels + b"ctorch\ndevice\nh\x3c\x85R.")
+
+
+@entry
+def doubling_tuple_as_a_key(folder: Path) -> dict[str, Any]:
+    levels = b"".join(bytes([0x68, i, 0x68, i, 0x86, 0x71, i + 1, 0x30]) for i in range(60))
+    return raw(folder, b"\x80\x02)q\x000" + levels + b"}h\x3cK\x01s.")
+
+
+@entry
+def list_of_a_long_text(folder: Path) -> dict[str, Any]:
+    return raw(folder, b"\x80\x02cbuiltins\nlist\ncbuiltins\nbytes\nJ\xff\xff\xff\x7f\x85R\x85R.")
+
+
+@entry
+def seventy_dimensions(folder: Path) -> dict[str, Any]:
+    return _crafted(folder, (1,) * 70, (1,) * 70, stored=1, claimed=1)
+
+
+@entry
+def thousands_of_empty_storages_before_torch_1_6(folder: Path) -> dict[str, Any]:
+    class Key:
+        def __init__(self, i: int) -> None:
+            self.i = i
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, obj: Any) -> Any:
+            return ("storage", torch.FloatStorage, str(obj.i), "cpu", 0, None) if isinstance(obj, Key) else None
+
+    buffer = io.BytesIO()
+    for header in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
+        pickle.dump(header, buffer, protocol=2)
+    Pickler(buffer, protocol=2).dump([Key(i) for i in range(60_000)])
+    pickle.dump([str(i) for i in range(60_000)], buffer, protocol=2)
+    return raw(folder, buffer.getvalue() + b"\0" * 8 * 60_000)
+
+
+@entry
+def yaml_aliases(folder: Path) -> dict[str, Any]:
+    arguments = saved(folder, {"generator": NET.weights})
+    (folder / "config.json").unlink()
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
+    (folder / "config.yaml").write_text("\n".join([*lines, "upsample_rates: *a8"]))
+    return arguments
+
+
+# Names made for terminals.
+
+
+@entry
+def escape_codes_in_names(folder: Path) -> dict[str, Any]:
+    return saved(folder, {"x\n\n\x1b[31mred" + "y" * 5000: 1, "generator": {}})
+
+
+@entry
+def escape_codes_in_weights(folder: Path) -> dict[str, Any]:
+    return saved(folder, {"generator": {**NET.weights, "\x1b[2J" + "z" * 5000: torch.zeros(1)}})
+
+
+@entry
+def a_named_pipe(folder: Path) -> dict[str, Any]:
+    import os
+
+    os.mkfifo(folder / "model.pt")
+    return load_arguments(folder, NET.meta["config"])
+
+
+@entry
+def a_name_too_long(folder: Path) -> dict[str, Any]:
+    return {"path": folder / ("x" * 300)}
+
+
+@entry
+def a_hint_of_the_wrong_type(folder: Path) -> dict[str, Any]:
+    weights = dict(list(NET.weights.items())[:5])
+    return saved(folder, {"generator": weights}, {**NET.meta["config"], "trt_svc": {"family": 5, "source": ["x"]}})
 
 
 # Tensors that lie.

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from trt_svc.audio import mono, read_audio, resample, write_audio
-from trt_svc.errors import AudioFileError, InputError
+from trt_svc.errors import AudioFileError, InputError, OutputError
 from trt_svc.files import replacing
 
 
@@ -98,3 +98,29 @@ def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
 def test_full_scale_is_clipped_not_wrapped(tmp_path: Path) -> None:
     write_audio(tmp_path / "x.wav", np.array([2.0, -2.0, 0.5], np.float32), 44100)
     assert np.allclose(read_audio(tmp_path / "x.wav")[0][0], [1, -1, 0.5], atol=1e-6)
+
+
+def test_minutes_of_ogg_are_written(tmp_path: Path) -> None:
+    """In one piece this overruns the stack of libsndfile's Vorbis encoder."""
+    rng = np.random.default_rng(0)
+    minutes = rng.normal(0, 0.1, (2, 44100 * 120)).astype(np.float32)
+    write_audio(tmp_path / "long.ogg", minutes, 44100)
+    assert soundfile.info(tmp_path / "long.ogg").frames == minutes.shape[1]
+
+
+def test_mp3_takes_the_nearest_rate_it_has(tmp_path: Path) -> None:
+    write_audio(tmp_path / "x.mp3", tone(40000), 40000)
+    assert soundfile.info(tmp_path / "x.mp3").samplerate == 44100
+
+
+def test_absurd_amplitudes_are_the_recordings_fault(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", np.array([0.0, 1e30]), 44100, subtype="FLOAT")
+    with pytest.raises(AudioFileError, match="absurdly large"):
+        read_audio(tmp_path / "x.wav")
+
+
+@pytest.mark.parametrize("place", ["file.txt/x.wav", "x" * 300 + ".wav"])
+def test_places_that_cannot_be_written(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file.txt").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot be created"):
+        write_audio(tmp_path / place, tone(44100), 44100)

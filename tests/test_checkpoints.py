@@ -17,7 +17,7 @@ from trt_svc.checkpoints.convert import convert_checkpoint
 from trt_svc.checkpoints.describe import describe, gflop_per_second
 from trt_svc.checkpoints.load import examine, open_checkpoint
 from trt_svc.checkpoints.locate import locate, read_config
-from trt_svc.checkpoints.presets import presets
+from trt_svc.checkpoints.presets import Preset, presets
 from trt_svc.errors import CheckpointNotFound, ConfigError, InputError
 from trt_svc.vocoders.base import families
 
@@ -87,17 +87,22 @@ def test_the_published_config_is_found_by_shape(tmp_path: Path) -> None:
 
 
 def test_a_tie_between_published_configs_is_settled_by_name_or_asked_for(tmp_path: Path) -> None:
-    preset = presets()["bigvgan_base_24khz_100band"]
-    net = families.get("bigvgan").from_config(preset.config, {})
-    twin = {"bigvgan_v2_22khz_80band_256x", "bigvgan_v2_22khz_80band_fmax8k_256x"}
-    shapes = {}
-    for name in twin:
-        with torch.device("meta"):
-            made = families.get("bigvgan").from_config(presets()[name].config, {})
-        shapes[name] = {key: value.shape for key, value in made.state_dict().items()}
-    assert len({str(sorted(s.items())) for s in shapes.values()}) == 1
-    torch.save({"generator": net.state_dict()}, tmp_path / "g_05000000")
-    assert open_checkpoint(tmp_path / "g_05000000").config_origin == "preset bigvgan_base_24khz_100band"
+    """The two BigVGAN v2 for 22 kHz have the same shapes and different mels."""
+    narrow = {"upsample_initial_channel": 64}
+    twins = {
+        name: Preset(name, "bigvgan", (name,), {**presets()[name].config, **narrow})
+        for name in ("bigvgan_v2_22khz_80band_256x", "bigvgan_v2_22khz_80band_fmax8k_256x")
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trt_svc.checkpoints.load.presets", lambda: twins)
+        net = families.get("bigvgan").from_config(next(iter(twins.values())).config, {})
+        for name in twins:
+            (tmp_path / name).mkdir()
+            torch.save({"generator": net.state_dict()}, tmp_path / name / "g_1")
+            assert examine(tmp_path / name / "g_1").config_origin == f"preset {name}"
+        torch.save({"generator": net.state_dict()}, tmp_path / "g_1")
+        with pytest.raises(ConfigError, match="several published ones fit"):
+            examine(tmp_path / "g_1")
 
 
 # Places.
@@ -159,3 +164,24 @@ def test_configs_in_yaml_with_a_bom_and_by_preset(tmp_path: Path) -> None:
     assert read_config(file) == read_config("hifigan_v1")
     with pytest.raises(ConfigError):
         read_config(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    "name", ["nsf_hifigan_44k", "pc_nsf_hifigan_44k", "sovits_41_dec", "sovits_41_snake_dec", "sovits_40_dec"]
+)
+def test_the_usual_voices_need_no_config(name: str, tmp_path: Path) -> None:
+    preset = presets()[name]
+    net = families.get(preset.family).from_config(preset.config, {}, preset.source)
+    torch.save({"generator": net.state_dict()}, tmp_path / "x.pt")
+    assert examine(tmp_path / "x.pt").config_origin == f"preset {name}"
+
+
+def test_unreadable_files_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = upstream_checkpoint(GoldenNet("hifigan-v3", SUBSET), tmp_path)
+
+    def refuse(self: Path, *_: object, **__: object) -> object:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CheckpointNotFound, match="may not be read"):
+        open_checkpoint(path)

@@ -174,3 +174,21 @@ def test_a_bug_is_reported_without_a_traceback(monkeypatch: pytest.MonkeyPatch) 
 def test_the_installed_command() -> None:
     command = [sys.executable, "-m", "trt_svc", "--version"]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.startswith("trt-svc ")
+
+
+def test_keeping_formants_without_a_pitch_input_is_refused(recording: Path, tmp_path: Path) -> None:
+    model = upstream_checkpoint(GoldenNet("hifigan-v3", SUBSET), tmp_path / "m")
+    result = run("vocode", recording, "-o", tmp_path / "x.wav", "-m", model, "--key", 3, "--keep-formants")
+    assert result.exit_code == 2
+    assert "no pitch input" in " ".join(result.output.split())
+
+
+def test_brackets_in_names_are_not_markup(tmp_path: Path) -> None:
+    result = run("vocode", tmp_path / "song[@click=x].wav", "-o", tmp_path / "x.wav")
+    assert "song[@click=x].wav" in result.output
+
+
+def test_one_sample(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "one.wav", np.array([0.5]), 192000)
+    assert run("vocode", tmp_path / "one.wav", "-o", tmp_path / "x.wav").exit_code == 0
+    assert soundfile.info(tmp_path / "x.wav").frames == 1

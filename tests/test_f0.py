@@ -62,11 +62,27 @@ def test_bad_methods(method: str) -> None:
 def test_bad_files(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
     np.save(tmp_path / "wide.npy", np.zeros((5, 3)))
+    np.save(tmp_path / "deep.npy", np.zeros((2, 2, 2)))
+    np.save(tmp_path / "complex.npy", np.zeros(5, complex))
     np.save(tmp_path / "negative.npy", np.full(9, -1.0))
+    np.save(tmp_path / "backwards.npy", np.array([[0.1, 200], [0.0, 200]]))
+    np.save(tmp_path / "empty.npy", np.zeros(0))
+    (tmp_path / "nothing.npy").write_bytes(b"")
+    (tmp_path / "text.npy").write_text("do re mi")
     (tmp_path / "words.txt").write_text("do re mi")
+    (tmp_path / "blank.txt").write_text("")
+    np.savez(tmp_path / "archive.npz", np.zeros(3))
+    (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
     for path in tmp_path.iterdir():
         with pytest.raises(InputError, match=path.stem):
             pitch_track(np.zeros(1000, np.float32), RATE, str(path))
+
+
+def test_a_single_line_of_seconds_and_hz(tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("0.0,220\n")
+    assert np.allclose(
+        pitch_track(np.zeros(1000, np.float32), RATE, str(tmp_path / "one.csv")).at_frames(3, 512, RATE), 220
+    )
 
 
 def test_unvoiced_track() -> None:

@@ -41,7 +41,7 @@ def test_the_real_pickled_waveglow() -> None:
     net = GoldenNet("waveglow-b2")
     vocoder = trt_svc.load_vocoder(FOLDER / "waveglow-b2-checkpoint.pt", config=net.meta["config"])
     assert golden.error_of(net, vocoder) <= net.tolerance
-    assert vocoder.checkpoint.layout == "model (pickled module)"
+    assert vocoder.checkpoint.unwrapped.layout == "model (pickled module)"
 
 
 def test_every_golden_file_is_compared() -> None:

@@ -141,7 +141,7 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "f0 much too long": ({"f0": np.zeros((1, 20))}, r"must be \(1, 12\)"),
     "negative f0": ({"f0": np.full((1, 12), -1.0)}, "0 for unvoiced"),
     "nan f0": ({"f0": np.full((1, 12), np.nan)}, "NaN"),
-    "f0 above nyquist": ({"f0": np.full((1, 12), 9000.0)}, "half the sample rate"),
+    "f0 above nyquist": ({"f0": np.full((1, 12), 9000.0)}, "reaches 8000 Hz"),
     "seed": ({"seed": -1}, "seed"),
     "noise name": ({"noise": {"hiss": np.zeros(3)}}, "no random input of that name"),
     "noise shape": ({"noise": {"sine_noise": np.zeros(3)}}, "its shape is"),
@@ -188,3 +188,54 @@ def test_a_missing_gpu_is_said(tmp_path: Path) -> None:
     path = upstream_checkpoint(GoldenNet("hifigan-v3", SUBSET), tmp_path)
     with pytest.raises(BackendUnavailable, match="no CUDA GPU"):
         trt_svc.load_vocoder(path, device="cuda:0")
+
+
+@pytest.mark.parametrize("seed", [1.5, None, torch.tensor(3), "x"])
+def test_odd_seeds(nsf: trt_svc.Vocoder, seed: Any) -> None:
+    with pytest.raises(InputError, match="seed"):
+        nsf(some_mel(nsf), some_f0(), seed=seed)
+
+
+def test_noise_may_be_a_tensor_of_any_float_type(nsf: trt_svc.Vocoder) -> None:
+    shape = nsf.noise_spec(1, 12)["sine_noise"]
+    nsf(some_mel(nsf), some_f0(), noise={"sine_noise": torch.zeros(shape, dtype=torch.bfloat16)})
+    for bad in ("text", [["a"]], object()):
+        with pytest.raises(InputError, match="sine_noise"):
+            nsf(some_mel(nsf), some_f0(), noise={"sine_noise": bad})
+
+
+def test_mel_front_end_edges(nsf: trt_svc.Vocoder) -> None:
+    tone = np.sin(np.arange(4800) / 10)
+    floats = nsf.mel(tone.astype(np.float32), 48000.0)  # type: ignore[arg-type]
+    assert np.abs(nsf.mel((tone * 32767).astype(np.int16), 48000) - floats).max() < 0.05
+    tensor = nsf.mel(torch.from_numpy(tone), 48000)
+    assert isinstance(tensor, torch.Tensor)
+    for rate in (0, -1, 44100.5, "x", None):
+        with pytest.raises(InputError, match="sample_rate"):
+            nsf.mel(tone, rate)  # type: ignore[arg-type]
+    for key in (float("nan"), 99, float("inf")):
+        with pytest.raises(InputError, match="key shift"):
+            nsf.mel(tone, 16000, key_shift=key)
+    for audio in (np.zeros(0), np.zeros((1, 2, 3))):
+        with pytest.raises(InputError, match="audio"):
+            nsf.mel(audio, 16000)
+
+
+@pytest.mark.parametrize("strength", [float("nan"), -1.0, float("inf")])
+def test_bad_denoiser_strengths(waveglow: trt_svc.Vocoder, strength: float) -> None:
+    with pytest.raises(InputError, match="denoiser_strength"):
+        waveglow(some_mel(waveglow, frames=2), denoiser_strength=strength)
+
+
+def test_f0_above_the_gliding_sources_reach_is_refused(tmp_path: Path) -> None:
+    net = GoldenNet("nsf-mini-noise", SUBSET)
+    mini = trt_svc.load_vocoder(upstream_checkpoint(net, tmp_path))
+    assert mini.spec.max_f0_hz == 24000 / 8 / 2
+    with pytest.raises(InputError, match="reaches 1500 Hz"):
+        mini(some_mel(mini), np.full((1, 12), 1500.0))
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu", "meta", "gpu", "cuda:x"])
+def test_other_devices_are_refused(device: str) -> None:
+    with pytest.raises((InputError, BackendUnavailable), match="device"):
+        trt_svc.load_vocoder("demo", device=device)

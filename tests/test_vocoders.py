@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from trt_svc.checkpoints.presets import presets
+from trt_svc.config import MelSpec
 from trt_svc.errors import ConfigError, InputError
+from trt_svc.features.mel import log_mel, mel_filters
 from trt_svc.vocoders.base import VocoderNet, families
 
 # Published tables: output samples that mel frame 0 influences, and frames (left, right) an output frame needs.
@@ -184,6 +186,10 @@ HOSTILE = [
     {"sampling_rate": "fast"},
     {"resblock_kernel_sizes": [4, 7, 11]},
     {"hop_size": 300},
+    {"fmax": float("inf")},
+    {"fmin": 9000},
+    {"win_size": 2048},
+    {"upsample_rates": [512] * 12, "upsample_kernel_sizes": [512] * 12},
     {"upsample_kernel_sizes": [2, 2, 2, 2]},
 ]
 
@@ -202,3 +208,42 @@ def test_every_preset_builds(name: str) -> None:
     assert net.family == presets()[name].family
     assert net.spec.hop > 0
     assert presets()[name].published_as
+
+
+def test_a_config_may_leave_the_hop_out_and_list_too_many_kernels() -> None:
+    config = {k: v for k, v in presets()["hifigan_v3"].config.items() if k != "hop_size"}
+    net = families.get("hifigan").from_config({**config, "upsample_kernel_sizes": [16, 16, 8, 4]}, {})
+    assert net.spec.hop == 256
+    assert net.spec.mel is not None
+    assert net.spec.mel.hop == 256
+
+
+@pytest.mark.parametrize("rates", [([4, 3], [12, 5]), ([8, 4, 3], [16, 8, 5]), ([8, 8, 1], [16, 16, 3])])
+def test_strides_that_a_source_cannot_follow_are_refused(rates: tuple[list[int], list[int]]) -> None:
+    with pytest.raises(ConfigError, match="do not keep lengths"):
+        small_net(
+            "nsf_hifigan", upsample_rates=rates[0], upsample_kernel_sizes=rates[1], hop_size=int(np.prod(rates[0]))
+        )
+
+
+def test_a_flat_waveglow_config_keeps_its_sigma() -> None:
+    flat = {
+        "n_mel_channels": 4,
+        "n_flows": 2,
+        "n_early_every": 4,
+        "WN_config": {"n_layers": 2, "n_channels": 6},
+        "sigma": 0.25,
+    }
+    assert families.get("waveglow").from_config(flat, {}).sigma == 0.25  # type: ignore[attr-defined]
+
+
+def test_a_window_shorter_than_the_transform() -> None:
+    """torch.stft centres it; so do we."""
+    spec = MelSpec(22050, 1024, 800, 256, 80, 0.0, 8000.0)
+    audio = np.random.default_rng(0).normal(0, 0.1, 8192).astype(np.float32)
+    padded = torch.nn.functional.pad(torch.from_numpy(audio)[None], (384, 384), mode="reflect")
+    window = torch.hann_window(800)
+    spectrum = torch.stft(padded, 1024, 256, 800, window, center=False, return_complex=True)
+    magnitude = torch.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
+    expected = torch.log(torch.clamp(torch.from_numpy(mel_filters(spec)) @ magnitude, min=1e-5)).numpy()
+    assert np.abs(log_mel(audio, spec) - expected).max() < 1e-4

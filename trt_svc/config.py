@@ -41,6 +41,8 @@ class AudioSpec:
     speaker_channels: int = 0
     mel: MelSpec | None = None
     """The mel front end; None where the input is a latent, not a mel."""
+    source_rate: float | None = None
+    """Rate at which the harmonic source is made, where it is not the audio's: f0 must stay below half of it."""
 
     @property
     def fmin(self) -> float | None:
@@ -57,6 +59,11 @@ class AudioSpec:
     @property
     def win(self) -> int | None:
         return self.mel.win if self.mel else None
+
+    @property
+    def max_f0_hz(self) -> float:
+        """The highest usable f0."""
+        return (self.source_rate or self.sample_rate) / 2
 
     @property
     def frames_per_second(self) -> float:

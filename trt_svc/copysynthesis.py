@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from trt_svc.audio import mono, read_audio, write_audio
-from trt_svc.errors import InputError
+from trt_svc.errors import InputError, shown
 from trt_svc.features.f0.base import DEFAULT_F0, PitchTrack, constant_track, f0_estimators
 from trt_svc.session import Vocoder
 from trt_svc.types import Array
 
 MAX_KEY = 36.0
+SECONDS_PER_VALUE = 0.005
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Synthesis:
     @property
     def rtf(self) -> float:
         """Seconds of vocoder work per second of audio."""
-        return self.vocoder_s / self.audio_s
+        return self.vocoder_s / max(self.audio_s, 1e-9)
 
 
 def pitch_track(audio: Array, sample_rate: int, method: str) -> PitchTrack:
@@ -47,25 +48,33 @@ def pitch_track(audio: Array, sample_rate: int, method: str) -> PitchTrack:
 
 
 def _track_from_file(path: Path) -> PitchTrack:
-    what = f"f0 file {path.name}"
+    what = f"f0 file {shown(path.name)}"
+    advice = "Give Hz per 5 ms in one column, or two columns: seconds (rising) and Hz, 0 where unvoiced."
     try:
-        values = (
-            np.load(path, allow_pickle=False)
-            if path.suffix == ".npy"
-            else np.loadtxt(path, delimiter="," if path.suffix == ".csv" else None)
-        )
-    except (OSError, ValueError) as err:
+        if path.suffix == ".npy":
+            values = np.load(path, allow_pickle=False)
+        else:
+            values = np.loadtxt(path, delimiter="," if path.suffix == ".csv" else None, ndmin=2)
+    except (OSError, ValueError, EOFError, MemoryError, UserWarning) as err:
+        raise InputError(what, f"it cannot be read ({shown(str(err))}).", advice) from err
+    if (
+        not isinstance(values, np.ndarray)
+        or values.dtype.kind not in "fiu"
+        or values.ndim not in (1, 2)
+        or values.size < 2
+    ):
+        raise InputError(what, "it holds no table of numbers.", advice)
+    table = values.astype(np.float64)
+    if table.ndim == 1 or table.shape[1] == 1:
+        table = np.stack([np.arange(table.size) * SECONDS_PER_VALUE, table.ravel()], axis=1)
+    if (
+        table.shape[1] != 2
+        or not np.isfinite(table).all()
+        or (table[:, 1] < 0).any()
+        or (np.diff(table[:, 0]) <= 0).any()
+    ):
         raise InputError(
-            what, f"it cannot be read ({err}).", "Give numbers: Hz per 5 ms, or two columns of seconds and Hz."
-        ) from err
-    table = np.atleast_2d(np.asarray(values, np.float64))
-    if table.shape[0] == 1 or table.shape[1] == 1:
-        table = np.stack([np.arange(table.size) * 0.005, table.ravel()], axis=1)
-    if table.shape[1] != 2 or not np.isfinite(table).all() or (table[:, 1] < 0).any():
-        raise InputError(
-            what,
-            f"it holds {table.shape[1]} columns, or negative or missing values.",
-            "Give Hz per 5 ms, or two columns of seconds and Hz, 0 where unvoiced.",
+            what, f"it has {table.shape[1]} columns, or times that do not rise, or negative values.", advice
         )
     return PitchTrack(table[:, 0], table[:, 1])
 
@@ -93,8 +102,14 @@ def vocode(
             "it decodes the latent of a voice model and cannot read a mel.",
             "Use a mel vocoder (NSF-HiFiGAN, HiFi-GAN, BigVGAN, WaveGlow).",
         )
+    if keep_formants and not spec.needs_f0:
+        raise InputError(
+            f"a change of key that keeps formants with {vocoder.checkpoint.family}",
+            "this vocoder has no pitch input, so nothing would change.",
+            "Leave --keep-formants out, or use an NSF-HiFiGAN.",
+        )
     # The spectrum is read as if sung at the new pitch, which moves formants too; the source alone moves otherwise.
-    mel = vocoder.mel(audio, sample_rate, key_shift=0.0 if keep_formants else key)
+    mel = np.asarray(vocoder.mel(audio, sample_rate, key_shift=0.0 if keep_formants else key))
     curves = None
     if spec.needs_f0:
         gliding = vocoder.excitation.lookahead_frames > 0
@@ -102,9 +117,9 @@ def vocode(
         curves = np.stack(
             [t.at_frames(mel.shape[2], spec.hop, spec.sample_rate, fill_unvoiced=gliding) for t in tracks]
         )
-        curves = np.minimum(curves * np.float32(2 ** (key / 12)), spec.sample_rate / 4)
+        curves = np.minimum(curves * np.float32(2 ** (key / 12)), np.float32(0.99 * spec.max_f0_hz))
     wave = np.asarray(vocoder(mel, f0=curves, seed=seed))
-    samples = round(audio.shape[-1] * spec.sample_rate / sample_rate)
+    samples = max(1, round(audio.shape[-1] * spec.sample_rate / sample_rate))
     return np.pad(wave[:, :samples], ((0, 0), (0, max(0, samples - wave.shape[1]))))
 
 

@@ -3,6 +3,7 @@
 TrtSvcError
 ├── InputError               a tensor, number or option handed to a call does not fit
 │   └── AudioFileError       a recording cannot be read or written
+├── OutputError              a file cannot be written
 ├── ConfigError              a config.json, preset or recipe does not fit
 ├── CheckpointError          a weights file cannot be used
 │   ├── CheckpointNotFound   there is no such file, folder or alias
@@ -10,6 +11,8 @@ TrtSvcError
 │   ├── UnsafeCheckpoint     opening it the usual way would run code
 │   ├── UnknownFamily        no vocoder family has these keys
 │   └── WeightsMismatch      keys, shapes or values do not fit the family and config
+├── BuildError               an engine cannot be built
+│   └── GraphError           a module cannot be written as a graph, or its graph is not what it should be
 ├── MissingExtra             an optional package is not installed
 └── BackendUnavailable       a backend cannot run on this machine
 
@@ -17,6 +20,18 @@ A message always has three parts: what was asked, what was found, what to do nex
 """
 
 from __future__ import annotations
+
+import reprlib
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 80, 80, 30
+
+
+def shown(value: object) -> str:
+    """A value from outside, fit for a message: short, on one line, without control characters."""
+    text = value if isinstance(value, str) else _SHORT.repr(value)
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:200])
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 class TrtSvcError(Exception):
@@ -49,6 +64,10 @@ class AudioFileError(InputError):
     """A recording cannot be read or written."""
 
 
+class OutputError(TrtSvcError, OSError):
+    """A file cannot be written."""
+
+
 class ConfigError(TrtSvcError, ValueError):
     """A config.json, preset or recipe does not fit."""
 
@@ -75,6 +94,14 @@ class UnknownFamily(CheckpointError):
 
 class WeightsMismatch(CheckpointError):
     """Keys, shapes or values do not fit the family and config."""
+
+
+class BuildError(TrtSvcError):
+    """An engine cannot be built."""
+
+
+class GraphError(BuildError):
+    """A module cannot be written as a graph, or its graph is not what it should be."""
 
 
 class MissingExtra(TrtSvcError, ImportError):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from fractions import Fraction
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -46,6 +47,10 @@ class Excitation(Protocol):
 
     def begin(self, noise: Noise) -> ExcitationRun: ...
 
+    def as_dict(self) -> dict[str, Any]:
+        """Everything needed to build it again, as JSON."""
+        ...
+
 
 @dataclass(frozen=True)
 class PlainExcitation:
@@ -56,6 +61,9 @@ class PlainExcitation:
 
     def begin(self, noise: Noise) -> _FieldsRun:
         return _FieldsRun(noise, {})
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": "plain"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,10 @@ class LatentNoise:
 
     def begin(self, noise: Noise) -> _FieldsRun:
         return _FieldsRun(noise, {field.name: (field.name, self.sigma) for field in self.fields})
+
+    def as_dict(self) -> dict[str, Any]:
+        fields = [{"name": f.name, "channels": f.channels, "per_frame": str(f.per_frame)} for f in self.fields]
+        return {"kind": "latent", "fields": fields, "sigma": self.sigma}
 
 
 class _FieldsRun:
@@ -132,6 +144,9 @@ class HarmonicExcitation:
 
     def begin(self, noise: Noise) -> HarmonicRun:
         return HarmonicRun(self, noise)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": "harmonic", **vars(self), "weight": [float(w) for w in self.weight]}
 
 
 class HarmonicRun:
@@ -208,6 +223,9 @@ class GlideExcitation:
     def begin(self, noise: Noise) -> GlideRun:
         return GlideRun(self, noise)
 
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": "glide", **vars(self)}
+
 
 class GlideRun:
     """One utterance of a gliding sine; holds one frame back, whose glide needs its successor."""
@@ -234,3 +252,18 @@ class GlideRun:
         if self.excitation.pre_noise_sigma > 0:
             inputs["pre_noise"] = scaled_pre_noise(self.noise, start, self._frame, self.excitation.pre_noise_sigma)
         return inputs
+
+
+def excitation_from_dict(data: dict[str, Any]) -> Excitation:
+    """The excitation that `as_dict` described."""
+    values = {key: value for key, value in data.items() if key not in ("kind", "lookahead_frames")}
+    if data["kind"] == "harmonic":
+        return HarmonicExcitation(**{**values, "weight": np.asarray(values["weight"], np.float32)})
+    if data["kind"] == "glide":
+        return GlideExcitation(**values)
+    if data["kind"] == "latent":
+        fields = tuple(
+            NoiseField(f["name"], "normal", f["channels"], Fraction(f["per_frame"])) for f in values["fields"]
+        )
+        return LatentNoise(fields, values["sigma"])
+    return PlainExcitation()

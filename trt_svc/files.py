@@ -8,21 +8,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trt_svc.errors import OutputError, shown
+
+# Read once: the only way to read it is to set it, which other threads would notice.
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its name only when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
+    except OSError as err:
+        raise _unwritable(path, err) from err
     os.close(handle)
     part = Path(name)
     try:
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)  # mkstemp makes private files
-        part.replace(path)
+        part.chmod(0o666 & ~_UMASK)  # mkstemp makes private files
+        try:
+            part.replace(path)
+        except OSError as err:
+            raise _unwritable(path, err) from err
     finally:
         part.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, err: OSError) -> OutputError:
+    found = f"it cannot be created there ({err.strerror or err})."
+    return OutputError(f"writing {shown(str(path))}", found, "Choose another place, or check rights and space.")

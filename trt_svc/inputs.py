@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trt_svc.config import AudioSpec
-from trt_svc.errors import InputError
+from trt_svc.errors import InputError, shown
 from trt_svc.types import Array
 
 
@@ -62,6 +62,27 @@ def as_array(name: str, value: Any) -> Array:
     return array
 
 
+def as_wave(value: Any) -> Array:
+    """Audio (samples,) or (batch, samples), float32; integers are scaled from their full range."""
+    kind = np.asarray(value.detach().cpu().numpy() if is_tensor(value) else value).dtype
+    wave = as_array("audio", value)
+    if np.issubdtype(kind, np.integer):
+        wave = wave / np.float32(2.0 ** (8 * kind.itemsize - 1))
+    if wave.ndim not in (1, 2) or wave.shape[-1] == 0:
+        raise InputError("audio", f"its shape is {wave.shape}.", "Give (samples,) or (batch, samples) with samples.")
+    return wave
+
+
+def check_rate(sample_rate: Any) -> int:
+    """A whole sample rate in Hz, or an InputError."""
+    whole = isinstance(sample_rate, (int, np.integer)) or (isinstance(sample_rate, float) and sample_rate.is_integer())
+    if not whole or not 1000 <= sample_rate <= 768_000:
+        raise InputError(
+            "sample_rate", f"{shown(sample_rate)} is not usable.", "Give the rate of the audio in Hz, such as 44100."
+        )
+    return int(sample_rate)
+
+
 def check_utterance(spec: AudioSpec, mel: Any, f0: Any, speaker: Any) -> Utterance:
     """The inputs of one call, or an InputError with the exact shape or range seen."""
     checked = as_array("mel", mel)
@@ -112,10 +133,9 @@ def _check_f0(spec: AudioSpec, f0: Any, batch: int, frames: int) -> Array | None
         )
     if (curve < 0).any():
         raise InputError("f0", f"its lowest value is {curve.min():g} Hz.", "Use 0 for unvoiced frames.")
-    if curve.max() > spec.sample_rate / 2:
-        raise InputError(
-            "f0", f"its highest value is {curve.max():g} Hz, above half the sample rate.", "Give f0 in Hz."
-        )
+    if curve.max() >= spec.max_f0_hz:
+        found = f"its highest value is {curve.max():g} Hz; this source reaches {spec.max_f0_hz:g} Hz."
+        raise InputError("f0", found, "Give f0 in Hz.")
     return np.ascontiguousarray(curve)
 
 

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from trt_svc.errors import InputError
+from trt_svc.errors import InputError, shown
 from trt_svc.types import Array
 
 WORDS_PER_BLOCK = 4
@@ -32,7 +32,9 @@ def _stream_key(stream: str) -> int:
 
 def _words(seed: int, stream: str, start: int, stop: int) -> npt.NDArray[np.uint64]:
     """Words [start, stop) of a stream; both are multiples of WORDS_PER_BLOCK."""
-    generator = np.random.Philox(key=[seed, _stream_key(stream)], counter=[start // WORDS_PER_BLOCK, 0, 0, 0])
+    # As uint64 arrays: from lists NumPy would go through float64 for keys of 2**63 and above.
+    key = np.array([seed, _stream_key(stream)], np.uint64)
+    generator = np.random.Philox(key=key, counter=np.array([start // WORDS_PER_BLOCK, 0, 0, 0], np.uint64))
     return np.asarray(generator.random_raw(stop - start), dtype=np.uint64)
 
 
@@ -128,13 +130,13 @@ class Noise:
 
 def check_seeds(seed: int | list[int] | tuple[int, ...], batch: int) -> tuple[int, ...]:
     """One seed per batch item: a single number is used for all of them."""
-    seeds = (seed,) * batch if isinstance(seed, (int, np.integer)) else tuple(seed)
+    seeds = tuple(seed) if isinstance(seed, (list, tuple)) else (seed,) * batch
     if len(seeds) != batch:
         raise InputError(
             f"seed for a batch of {batch}", f"{len(seeds)} seeds were given.", "Give one number, or one per batch item."
         )
-    if not all(isinstance(s, (int, np.integer)) and 0 <= s < 2**64 for s in seeds):
-        raise InputError("seed", f"{seed!r} is not usable.", "Use whole numbers from 0 to 2**64 - 1.")
+    if not all(isinstance(s, (int, np.integer)) and not isinstance(s, bool) and 0 <= s < 2**64 for s in seeds):
+        raise InputError("seed", f"{shown(seed)} is not usable.", "Use whole numbers from 0 to 2**64 - 1.")
     return tuple(int(s) for s in seeds)
 
 
@@ -150,7 +152,12 @@ def check_given(
             raise InputError(
                 f"noise {name!r}", "this vocoder has no random input of that name.", f"Its noise inputs are: {names}."
             )
-        array = np.asarray(values, dtype=np.float32)
+        try:
+            array = np.asarray(values, dtype=np.float32)
+        except (TypeError, ValueError) as err:
+            raise InputError(
+                f"noise {name!r}", "it is not an array of numbers.", "Give a NumPy array or a tensor."
+            ) from err
         shape = known[name].shape(batch, frames)
         if array.shape != shape:
             raise InputError(

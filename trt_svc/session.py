@@ -19,7 +19,7 @@ from trt_svc.denoiser import BIAS_FRAMES, Denoiser
 from trt_svc.errors import BackendUnavailable, InputError
 from trt_svc.excitation import Excitation, LatentNoise
 from trt_svc.features.mel import log_mel
-from trt_svc.inputs import Utterance, as_array, check_utterance, is_tensor, like
+from trt_svc.inputs import Utterance, as_wave, check_rate, check_utterance, is_tensor, like
 from trt_svc.noise import Noise, check_given, check_seeds
 from trt_svc.types import Array
 
@@ -64,7 +64,7 @@ class Vocoder:
         """Names and shapes of the random inputs, in the order upstream draws them."""
         return {field.name: field.shape(batch, frames) for field in self._excitation.fields}
 
-    def mel(self, audio: Waves, sample_rate: int, key_shift: float = 0.0) -> Array:
+    def mel(self, audio: Waves, sample_rate: int, key_shift: float = 0.0) -> Waves:
         """The family's own log-mel (B, n_mels, T) of audio (N,) or (B, N) at any rate."""
         spec = self.spec.mel
         if spec is None:
@@ -73,8 +73,8 @@ class Vocoder:
                 "this vocoder takes the latent of a voice model, not a mel.",
                 "Call it with the latent (B, channels, T).",
             )
-        wave = as_array("audio", audio)
-        return log_mel(resample(wave, sample_rate, spec.sample_rate), spec, key_shift)
+        wave = resample(as_wave(audio), check_rate(sample_rate), spec.sample_rate)
+        return cast(Waves, like(audio, log_mel(wave, spec, key_shift)))
 
     def __call__(
         self,
@@ -96,6 +96,8 @@ class Vocoder:
         utterance = check_utterance(self.spec, mel, f0, speaker)
         excitation = self._with_sigma(sigma)
         wave = self._render(excitation, utterance, noise or {}, seed)
+        if not (np.isfinite(denoiser_strength) and denoiser_strength >= 0):
+            raise InputError("denoiser_strength", f"{denoiser_strength} is not usable.", "Use 0 or more; 0.1 is usual.")
         if denoiser_strength:
             wave = self._denoiser(wave, denoiser_strength)
         return cast(Waves, like(mel, wave))
@@ -104,7 +106,9 @@ class Vocoder:
         self, excitation: Excitation, utterance: Utterance, noise: Mapping[str, Any], seed: int | list[int]
     ) -> Array:
         batch, frames = utterance.batch, utterance.frames
-        arrays = {name: value.detach().cpu().numpy() if is_tensor(value) else value for name, value in noise.items()}
+        arrays = {
+            name: value.detach().float().cpu().numpy() if is_tensor(value) else value for name, value in noise.items()
+        }
         given = check_given(excitation.fields, arrays, batch, frames)
         run = excitation.begin(Noise(excitation.fields, check_seeds(seed, batch), given))
         inputs = {"mel": utterance.mel, **run.push(utterance.f0, frames)}
@@ -177,6 +181,8 @@ def chosen_device(asked: str) -> str:
         raise InputError(
             f"device {asked!r}", "there is no such kind of device.", "Use auto, cpu, cuda or cuda:N."
         ) from err
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"device {asked!r}", f"{kind} devices are not supported.", "Use auto, cpu, cuda or cuda:N.")
     if kind == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailable(
             f"device {asked}", "torch sees no CUDA GPU here.", "Use device='cpu' or 'auto', or see `trt-svc doctor`."

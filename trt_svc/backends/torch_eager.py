@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -22,8 +23,19 @@ class TorchRunner:
             torch.from_numpy(np.ascontiguousarray(inputs[spec.name])).to(self._device)
             for spec in self._net.core_inputs()
         ]
-        with torch.inference_mode():
+        with torch.inference_mode(), _full_float32():
             return np.asarray(self._net(*tensors).cpu().numpy())
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """cuDNN's convolutions use 10-bit TF32 unless told not to: fp32 means fp32 here."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 @backends.register("torch")

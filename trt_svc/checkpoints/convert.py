@@ -10,12 +10,9 @@ from typing import Any
 from safetensors.torch import save_file
 
 import trt_svc
-from trt_svc.checkpoints.load import examine, refuse_mismatch
+from trt_svc.checkpoints.load import HINT_KEY, open_checkpoint
 from trt_svc.errors import InputError
 from trt_svc.files import replacing
-
-HINT_KEY = "trt_svc"
-"""Added to the config: what upstream's own keys do not say. Upstream ignores unknown keys."""
 
 
 def convert_checkpoint(
@@ -35,8 +32,7 @@ def convert_checkpoint(
             f"it already holds {' and '.join(taken)}.",
             "Give another folder, or --force to replace them.",
         )
-    seen = examine(where, config, family, source)
-    refuse_mismatch(seen)
+    seen = open_checkpoint(where, config, family, source)
     chosen = getattr(seen.net, "source", None)
     hint = {"family": seen.family, **({"source": chosen} if chosen else {})}
     metadata = {"format": "pt", "family": seen.family, "written_by": f"trt_svc {trt_svc.__version__}"}

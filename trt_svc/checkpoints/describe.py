@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from trt_svc.checkpoints.load import Examined, examine
+from trt_svc.checkpoints.load import Checkpoint, examine
 from trt_svc.vocoders.base import VocoderNet
 
 FRAMES_COUNTED = 64
@@ -71,7 +71,7 @@ def describe(
         stored_dtype=unwrapped.dtype,
         weight_norm="folded when loaded" if unwrapped.norm_folded else "none in the file",
         config=seen.config_origin,
-        parameters=sum(p.numel() for p in net.parameters()),
+        parameters=seen.parameters,
         sample_rate=spec.sample_rate,
         hop=spec.hop,
         input_channels=spec.n_mels,
@@ -83,7 +83,7 @@ def describe(
         receptive_field_ms=(round(left * frame_ms, 1), round(right * frame_ms, 1)),
         gflop_per_second=round(gflop_per_second(net), 2),
         noise=noise,
-        usable=not (seen.missing or seen.extra or seen.misshapen),
+        usable=seen.complete,
         missing=seen.missing,
         extra=seen.extra,
         misshapen=seen.misshapen,
@@ -91,11 +91,11 @@ def describe(
     )
 
 
-def _noise_shapes(seen: Examined) -> dict[str, tuple[int, ...]]:
+def _noise_shapes(seen: Checkpoint) -> dict[str, tuple[int, ...]]:
     frames = ceil(seen.net.spec.frames_per_second)
-    if seen.missing or seen.misshapen:
+    if not seen.complete:
         return {}
-    seen.net.load_state_dict(seen.weights, assign=True, strict=False)
+    seen.fill()
     return {field.name: field.shape(1, frames) for field in seen.net.excitation().fields}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trt_svc.checkpoints.unpickle import Inert
-from trt_svc.errors import CorruptCheckpoint, UnknownFamily, WeightsMismatch
+from trt_svc.checkpoints.containers import LazyTensor, check_claims
+from trt_svc.checkpoints.unpickle import BadPickle, Inert
+from trt_svc.errors import CorruptCheckpoint, UnknownFamily, WeightsMismatch, shown
 
 WRAPPERS = ("generator", "model", "weight", "model_state_dict", "state_dict", "model_g", "net_g")
 PREFIXES = ("module.", "generator.", "vocoder.")
 DEC = "dec."
+MAX_MODULES = 20_000
+MAX_MODULE_DEPTH = 16
+MAX_CONFIG_VALUES = 2_000
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WEIGHT_NORM = (
     (".weight_g", ".weight_v"),
@@ -37,90 +40,98 @@ class Unwrapped:
     dtype: str = "float32"
 
 
-def unwrap(tree: Any, what: str) -> Unwrapped:
-    """The vocoder's weights out of any layout seen in the wild."""
-    weights, layout = _state_dict(tree, what)
-    weights = _without_common_prefix(weights)
+def unwrap(tree: Any, what: str, file_bytes: int) -> Unwrapped:
+    """The vocoder's weights out of any layout seen in the wild, in memory of their own."""
+    stored, layout = _state_dict(tree, what)
+    stored = _without_common_prefix(stored)
     left_out: list[str] = []
-    if any(name.startswith(DEC) for name in weights):
-        left_out = [name for name in weights if not name.startswith(DEC)]
-        weights = {name[len(DEC) :]: value for name, value in weights.items() if name.startswith(DEC)}
+    if any(name.startswith(DEC) for name in stored):
+        left_out = [name for name in stored if not name.startswith(DEC)]
+        stored = {name[len(DEC) :]: value for name, value in stored.items() if name.startswith(DEC)}
         layout += ".dec"
-    config = tree.get("config") if isinstance(tree, Mapping) else None
-    folded = {name: value for name, value in weights.items() if not isinstance(value, Tensor) or value.dtype in FLOATS}
-    dtype = str(next(iter(folded.values())).dtype).removeprefix("torch.") if folded else "none"
-    folded = {name: value.detach().float() for name, value in folded.items()}
-    has_norm = any(name.endswith(tuple(ending for pair in _WEIGHT_NORM for ending in pair)) for name in folded)
-    _check_finite(folded, what)
-    return Unwrapped(fold_weight_norm(folded, what), layout, _plain_mapping(config), left_out, has_norm, dtype)
+    stored = {name: value for name, value in stored.items() if value.dtype in FLOATS}
+    check_claims(stored.values(), file_bytes)
+    weights = {name: value.load().float() for name, value in stored.items()}
+    _check_finite(weights, what)
+    return Unwrapped(
+        weights=fold_weight_norm(weights, what),
+        layout=layout,
+        embedded_config=_plain_config(tree.get("config") if isinstance(tree, dict) else None),
+        left_out=left_out,
+        norm_folded=any(name.endswith(tuple(end for pair in _WEIGHT_NORM for end in pair)) for name in weights),
+        dtype=str(next(iter(stored.values())).dtype).removeprefix("torch.") if stored else "none",
+    )
 
 
-def _state_dict(tree: Any, what: str) -> tuple[dict[str, Tensor], str]:
+def _state_dict(tree: Any, what: str) -> tuple[dict[str, LazyTensor], str]:
     if isinstance(tree, Inert):
-        return module_weights(tree), "module"
-    if not isinstance(tree, Mapping):
+        tree = {**tree.items, **tree.state} if not module_weights(tree) else {"module": tree}
+    if not isinstance(tree, dict):
         raise CorruptCheckpoint(
             what, f"it stores a {type(tree).__name__}, not weights.", "Give a checkpoint with a state dict."
         )
     for key in WRAPPERS:
         inner = tree.get(key)
-        if isinstance(inner, Inert) and not isinstance(inner, Tensor):
-            found = module_weights(inner) or _tensors(inner)
-            if found:
-                return found, f"{key} (pickled module)" if module_weights(inner) else key
-        elif isinstance(inner, Mapping) and _tensors(inner):
-            return _tensors(inner), key
+        if isinstance(inner, Inert) and module_weights(inner):
+            return module_weights(inner), f"{key} (pickled module)"
+        found = _tensors(inner.items if isinstance(inner, Inert) else inner)
+        if found:
+            return found, key
     flat = _tensors(tree)
     if flat:
         return flat, "flat"
-    names = ", ".join(map(str, list(tree)[:8])) or "nothing"
+    names = ", ".join(shown(str(name)) for name in list(tree)[:8]) or "nothing"
     raise UnknownFamily(what, f"there are no weights in it; its top level holds: {names}.", _advice_for(tree))
 
 
-def _advice_for(tree: Mapping[Any, Any]) -> str:
-    if {"mpd", "msd", "mrd", "optim_d"} & set(map(str, tree)):
+def _advice_for(tree: dict[Any, Any]) -> str:
+    if {"mpd", "msd", "mrd", "optim_d"} & {name for name in tree if isinstance(name, str)}:
         return "This is the training file of the discriminators (do_...): give the generator file (g_...) beside it."
     return "Give the generator's checkpoint."
 
 
-def _tensors(mapping: Mapping[Any, Any]) -> dict[str, Tensor]:
-    return {str(name): value for name, value in mapping.items() if isinstance(value, Tensor)}
+def _tensors(mapping: Any) -> dict[str, LazyTensor]:
+    if not isinstance(mapping, dict):
+        return {}
+    return {str(name): value for name, value in mapping.items() if isinstance(value, LazyTensor)}
 
 
-def module_weights(module: Inert) -> dict[str, Tensor]:
+def module_weights(module: Inert) -> dict[str, LazyTensor]:
     """Parameters and buffers of a pickled module by dotted name.
 
     Plain attributes are not weights: a weight-normed convolution leaves a stale `weight` among them.
     """
-    out: dict[str, Tensor] = {}
+    out: dict[str, LazyTensor] = {}
     todo: list[tuple[str, Inert, int]] = [("", module, 0)]
+    visited = 0
     while todo:
         prefix, node, depth = todo.pop()
+        visited += 1
+        if visited > MAX_MODULES:
+            raise BadPickle("it holds more modules than any network")
         for kind in ("_parameters", "_buffers"):
-            held = node.state.get(kind)
-            if isinstance(held, Mapping):
-                out.update({prefix + str(name): value for name, value in held.items() if isinstance(value, Tensor)})
+            out.update({prefix + name: value for name, value in _tensors(node.state.get(kind)).items()})
         children = node.state.get("_modules")
-        if isinstance(children, Mapping) and depth < 16 and len(out) < 100_000:
+        if isinstance(children, dict) and depth < MAX_MODULE_DEPTH:
             todo += [
                 (f"{prefix}{name}.", child, depth + 1) for name, child in children.items() if isinstance(child, Inert)
             ]
     return out
 
 
-def _without_common_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_common_prefix(weights: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
     for prefix in PREFIXES:
         if weights and all(name.startswith(prefix) for name in weights):
             return {name[len(prefix) :]: value for name, value in weights.items()}
     return weights
 
 
-def _check_finite(weights: Mapping[str, Tensor], what: str) -> None:
+def _check_finite(weights: dict[str, Tensor], what: str) -> None:
     for name, value in weights.items():
         if not torch.isfinite(value).all():
             raise WeightsMismatch(
                 what,
-                f"weight {name} contains NaN or Inf.",
+                f"weight {shown(name)} contains NaN or Inf.",
                 "The training diverged or the file is damaged: use an earlier checkpoint.",
             )
 
@@ -134,13 +145,15 @@ def fold_weight_norm(weights: dict[str, Tensor], what: str) -> dict[str, Tensor]
             v_name = base + v_end
             if v_name not in weights:
                 raise WeightsMismatch(
-                    what, f"{g_name} has no {v_name} beside it.", "The checkpoint is incomplete: get the whole file."
+                    what,
+                    f"{shown(g_name)} has no {shown(v_name)} beside it.",
+                    "The checkpoint is incomplete: get the whole file.",
                 )
             out[base + ".weight"] = _folded(out.pop(g_name), out.pop(v_name), g_name, what)
         orphans = [name for name in out if name.endswith(v_end)]
         if orphans:
             raise WeightsMismatch(
-                what, f"{orphans[0]} has no g beside it.", "The checkpoint is incomplete: get the whole file."
+                what, f"{shown(orphans[0])} has no g beside it.", "The checkpoint is incomplete: get the whole file."
             )
     return out
 
@@ -161,15 +174,21 @@ def _folded(g: Tensor, v: Tensor, name: str, what: str) -> Tensor:
     return folded
 
 
-def _plain_mapping(value: object, depth: int = 0) -> Mapping[str, Any] | None:
-    """A config stored inside the checkpoint, as plain dictionaries."""
-    if isinstance(value, Inert):
-        value = {**value, **value.state}
-    if not isinstance(value, Mapping) or depth > 4:
+def _plain_config(value: Any) -> dict[str, Any] | None:
+    """A config stored inside the checkpoint (dictionaries, HParams, Namespaces) as plain dictionaries."""
+    budget = [MAX_CONFIG_VALUES]
+    plain = _plain(value, 0, budget)
+    return plain if isinstance(plain, dict) and plain else None
+
+
+def _plain(value: Any, depth: int, budget: list[int]) -> Any:
+    budget[0] -= 1
+    if budget[0] < 0 or depth > 6:
         return None
-    return {
-        str(name): inner
-        for name, content in value.items()
-        if (inner := _plain_mapping(content, depth + 1) if isinstance(content, Mapping) else content) is not None
-        and re.fullmatch(r"\w{1,64}", str(name))
-    }
+    if isinstance(value, Inert):
+        value = {**value.items, **value.state}
+    if isinstance(value, dict):
+        return {str(name): _plain(inner, depth + 1, budget) for name, inner in list(value.items())[:MAX_CONFIG_VALUES]}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner, depth + 1, budget) for inner in value[:MAX_CONFIG_VALUES]]
+    return value if isinstance(value, (str, int, float, bool)) else None

@@ -3,54 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trt_svc.checkpoints.containers import read_container
+from trt_svc.checkpoints.containers import opened_container
 from trt_svc.checkpoints.layouts import Unwrapped, unwrap
 from trt_svc.checkpoints.locate import locate, read_config
 from trt_svc.checkpoints.presets import Preset, presets
-from trt_svc.errors import ConfigError, TrtSvcError, UnknownFamily, WeightsMismatch
+from trt_svc.errors import ConfigError, TrtSvcError, UnknownFamily, WeightsMismatch, shown
 from trt_svc.vocoders.base import Shapes, VocoderNet, families
+
+HINT_KEY = "trt_svc"
+"""In a config that `convert_checkpoint` wrote: what upstream's own keys do not say. Upstream ignores unknown keys."""
 
 
 @dataclass
 class Checkpoint:
-    """A vocoder ready to run, and where it came from."""
+    """A network described by its config, the weights found for it, and how well the two agree."""
 
     path: Path
     net: VocoderNet
-    family: str
     config: Mapping[str, Any]
     config_origin: str
-    layout: str
-    left_out: list[str]
-    stored_dtype: str
-    norm_folded: bool
+    unwrapped: Unwrapped
+    weights: dict[str, Tensor]
+    """Under the network's own names."""
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    misshapen: list[str] = field(default_factory=list)
+
+    @property
+    def family(self) -> str:
+        return self.net.family
 
     @property
     def parameters(self) -> int:
         return sum(p.numel() for p in self.net.parameters())
 
+    @property
+    def complete(self) -> bool:
+        return not (self.missing or self.extra or self.misshapen)
 
-@dataclass
-class Examined:
-    """A checkpoint as far as it could be understood; `missing` and `extra` are empty for a usable one."""
+    def fill(self) -> None:
+        """Puts the weights into the network; refuses gaps, which upstream loaders fill with random numbers."""
+        kinds = (
+            ("are missing", self.missing),
+            ("are unknown to it", self.extra),
+            ("have another shape", self.misshapen),
+        )
+        faults = [f"{len(names)} weights {kind} ({_some(names)})" for kind, names in kinds if names]
+        if faults:
+            raise WeightsMismatch(
+                f"checkpoint {self.path.name} as {self.family} with the config {self.config_origin}",
+                f"{'; '.join(faults)}.",
+                "Weights and config do not belong together: give the config.json that came with these weights "
+                "(--config), or another family (--family).",
+            )
+        self.net.load_state_dict(self.weights, assign=True)
+        self.net.eval().requires_grad_(False)
 
-    path: Path
-    unwrapped: Unwrapped
-    net: VocoderNet
-    weights: dict[str, Tensor]
-    family: str
-    config: Mapping[str, Any]
-    config_origin: str
-    missing: list[str]
-    extra: list[str]
-    misshapen: list[str]
+
+def _some(names: list[str]) -> str:
+    return ", ".join(shown(name) for name in names[:3]) + (" …" if len(names) > 3 else "")
 
 
 def open_checkpoint(
@@ -59,22 +77,10 @@ def open_checkpoint(
     family: str | None = None,
     source: str | None = None,
 ) -> Checkpoint:
-    """The vocoder stored at a path, in a folder or under an alias."""
-    seen = examine(where, config, family, source)
-    refuse_mismatch(seen)
-    seen.net.load_state_dict(seen.weights, assign=True)
-    seen.net.eval().requires_grad_(False)
-    return Checkpoint(
-        seen.path,
-        seen.net,
-        seen.family,
-        seen.config,
-        seen.config_origin,
-        seen.unwrapped.layout,
-        seen.unwrapped.left_out,
-        seen.unwrapped.dtype,
-        seen.unwrapped.norm_folded,
-    )
+    """The vocoder stored at a path, in a folder or under an alias, ready to run."""
+    checkpoint = examine(where, config, family, source)
+    checkpoint.fill()
+    return checkpoint
 
 
 def examine(
@@ -82,49 +88,61 @@ def examine(
     config: str | Path | Mapping[str, Any] | None = None,
     family: str | None = None,
     source: str | None = None,
-) -> Examined:
+) -> Checkpoint:
     """Reads a checkpoint and compares it with the network its config describes."""
     found = locate(where)
     what = f"checkpoint {found.weights.name}"
-    unwrapped = unwrap(read_container(found.weights), what)
-    shapes = {name: tuple(value.shape) for name, value in unwrapped.weights.items()}
-    given: Mapping[str, Any] | None = None
-    origin = ""
-    if config is not None:
-        given, origin = read_config(config), "given"
-    elif found.config is not None:
-        given, origin = read_config(found.config), found.config.name
-    elif unwrapped.embedded_config:
-        given, origin = unwrapped.embedded_config, "inside the checkpoint"
-    hint = (given or {}).get("trt_svc")  # written by convert_checkpoint
-    hint = hint if isinstance(hint, Mapping) else {}
-    name = family or hint.get("family") or recognise(shapes, given, what)
+    with opened_container(found.weights) as tree:
+        unwrapped = unwrap(tree, what, found.weights.stat().st_size)
+    given, origin = _config_for(config, found.config, unwrapped)
+    hint = _hint(given)
+    shapes = shapes_of(unwrapped.weights)
+    net_class = families.get(family or hint.get("family") or recognise(shapes, given, what))
+    weights = _adapted(net_class, unwrapped.weights, what)
     source = source or hint.get("source")
-    net_class = families.get(name)
     if given is None:
-        match = _matching_preset(name, unwrapped.weights, found.weights, what)
-        given, origin = match.config, f"preset {match.name}"
-        source = source or match.source
+        match = _matching_preset(net_class, shapes_of(weights), found.weights, what)
+        given, origin, source = match.config, f"preset {match.name}", source or match.source
     with torch.device("meta"):
         net = net_class.from_config(given, shapes, source)
-    weights = _adapted(net_class, unwrapped.weights, what)
-    expected = {key: tuple(value.shape) for key, value in net.state_dict().items()}
-    return Examined(
-        found.weights,
-        unwrapped,
-        net,
-        weights,
-        name,
-        given,
-        origin,
-        missing=sorted(set(expected) - set(weights)),
-        extra=sorted(set(weights) - set(expected)),
+    expected, actual = shapes_of(net.state_dict()), shapes_of(weights)
+    return Checkpoint(
+        path=found.weights,
+        net=net,
+        config=given,
+        config_origin=origin,
+        unwrapped=unwrapped,
+        weights=weights,
+        missing=sorted(set(expected) - set(actual)),
+        extra=sorted(set(actual) - set(expected)),
         misshapen=[
-            f"{key} is {tuple(weights[key].shape)}, expected {shape}"
-            for key, shape in expected.items()
-            if key in weights and tuple(weights[key].shape) != shape
+            f"{name} is {actual[name]}, expected {shape}"
+            for name, shape in expected.items()
+            if actual.get(name, shape) != shape
         ],
     )
+
+
+def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in weights.items()}
+
+
+def _config_for(
+    asked: str | Path | Mapping[str, Any] | None, beside: Path | None, unwrapped: Unwrapped
+) -> tuple[Mapping[str, Any] | None, str]:
+    """The config and where it came from."""
+    if asked is not None:
+        return read_config(asked), "given"
+    if beside is not None:
+        return read_config(beside), beside.name
+    if unwrapped.embedded_config:
+        return unwrapped.embedded_config, "inside the checkpoint"
+    return None, ""
+
+
+def _hint(config: Mapping[str, Any] | None) -> dict[str, str]:
+    hint = (config or {}).get(HINT_KEY)
+    return {str(k): v for k, v in hint.items() if isinstance(v, str)} if isinstance(hint, Mapping) else {}
 
 
 def _adapted(net_class: type[VocoderNet], weights: dict[str, Tensor], what: str) -> dict[str, Tensor]:
@@ -132,7 +150,7 @@ def _adapted(net_class: type[VocoderNet], weights: dict[str, Tensor], what: str)
         return net_class.adapt(weights)
     except (RuntimeError, ValueError, IndexError) as err:  # singular matrices, odd names
         raise WeightsMismatch(
-            what, f"its weights cannot be used ({str(err).splitlines()[0][:160]}).", "Get the whole, undamaged file."
+            what, f"its weights cannot be used ({shown(str(err))}).", "Get the whole, undamaged file."
         ) from err
 
 
@@ -141,40 +159,31 @@ def recognise(shapes: Shapes, config: Mapping[str, Any] | None, what: str) -> st
     claims = [name for name, net_class in families if net_class.claims(shapes, config)]
     if len(claims) == 1:
         return claims[0]
-    sample = ", ".join(list(shapes)[:4])
     if claims:
         raise UnknownFamily(what, f"its keys fit {' and '.join(claims)}.", "Say which it is (family=…, --family).")
     if any(name.startswith(("discriminators.", "mpd.", "msd.", "mrd.")) for name in shapes):
-        raise UnknownFamily(
-            what,
-            "these are a discriminator's weights, used in training only.",
-            "Give the generator file (g_…) beside it.",
-        )
-    known = ", ".join(families.names())
+        found = "these are a discriminator's weights, used in training only."
+        raise UnknownFamily(what, found, "Give the generator file (g_…) beside it.")
     raise UnknownFamily(
         what,
-        f"its keys ({sample} …) belong to no known vocoder.",
-        f"Known families: {known}. If it is one of them, say which (family=…, --family).",
+        f"its keys ({_some(list(shapes))}) belong to no known vocoder.",
+        f"Known families: {', '.join(families.names())}. If it is one of them, say which (family=…, --family).",
     )
 
 
-def _matching_preset(family: str, weights: dict[str, Tensor], path: Path, what: str) -> Preset:
+def _matching_preset(net_class: type[VocoderNet], shapes: Shapes, path: Path, what: str) -> Preset:
     """The published config whose network has exactly these weights; file and folder names settle ties."""
-    shapes = {name: tuple(value.shape) for name, value in weights.items()}
-    net_class = families.get(family)
-    adapted = {name: tuple(value.shape) for name, value in _adapted(net_class, weights, what).items()}
-    fitting = [p for p in presets().values() if p.family == family and _fits(p, shapes, adapted)]
-    named = [p for p in fitting if any(name.lower() in str(path).lower() for name in (p.name, *p.published_as))]
+    fitting = [p for p in presets().values() if p.family == net_class.family and _fits(net_class, p, shapes)]
+    parts = {Path(part).stem.lower() for part in path.absolute().parts} | {
+        part.lower() for part in path.absolute().parts
+    }
+    named = [p for p in fitting if parts & {name.lower() for name in (p.name, *p.published_as)}]
     for choice in (fitting, named):
         if len(choice) == 1:
             return choice[0]
     if fitting:
-        names = ", ".join(p.name for p in fitting)
-        raise ConfigError(
-            f"config for {what}",
-            f"none lies beside it, and several published ones fit: {names}.",
-            "Name one (config=…, --config).",
-        )
+        found = f"none lies beside it, and several published ones fit: {', '.join(p.name for p in fitting)}."
+        raise ConfigError(f"config for {what}", found, "Name one (config=…, --config).")
     raise ConfigError(
         f"config for {what}",
         "no config.json lies beside it, and its shapes fit no published config.",
@@ -182,27 +191,10 @@ def _matching_preset(family: str, weights: dict[str, Tensor], path: Path, what: 
     )
 
 
-def _fits(candidate: Preset, shapes: Shapes, adapted: Shapes) -> bool:
+def _fits(net_class: type[VocoderNet], candidate: Preset, shapes: Shapes) -> bool:
     try:
         with torch.device("meta"):
-            net = families.get(candidate.family).from_config(candidate.config, shapes, None)
+            net = net_class.from_config(candidate.config, {}, candidate.source)
     except TrtSvcError:
         return False
-    return {key: tuple(value.shape) for key, value in net.state_dict().items()} == dict(adapted)
-
-
-def refuse_mismatch(seen: Examined) -> None:
-    """Upstream loaders fill gaps with random numbers; here every weight must be there and fit."""
-    kinds = (("are missing", seen.missing), ("are unknown to it", seen.extra), ("have another shape", seen.misshapen))
-    faults = [f"{len(names)} weights {kind} ({_some(names)})" for kind, names in kinds if names]
-    if faults:
-        raise WeightsMismatch(
-            f"checkpoint {seen.path.name} as {seen.family} with the config {seen.config_origin}",
-            f"{'; '.join(faults)}.",
-            "Weights and config do not belong together: give the config.json that came with these weights (--config), "
-            "or another family (--family).",
-        )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+    return shapes_of(net.state_dict()) == dict(shapes)

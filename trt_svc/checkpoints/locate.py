@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from trt_svc.checkpoints.presets import preset, presets
-from trt_svc.errors import CheckpointNotFound, ConfigError
+from trt_svc.errors import CheckpointNotFound, ConfigError, shown
 from trt_svc.registry import did_you_mean
 
 MODEL_PATH_VARIABLE = "TRT_SVC_MODELS"
@@ -38,11 +38,19 @@ class Found:
 
 def locate(where: str | Path) -> Found:
     """The weights (and the config beside them) behind a path, a folder or an alias."""
-    path = Path(where).expanduser()
-    if str(where) == DEMO_ALIAS or not path.exists():
-        path = _resolve_alias(str(where))
-    weights = _weights_in(path) if path.is_dir() else path
-    return Found(weights, _config_beside(weights))
+    try:
+        path = Path(where).expanduser()
+        if str(where) == DEMO_ALIAS or not path.exists():
+            path = _resolve_alias(str(where))
+        weights = _weights_in(path) if path.is_dir() else path
+        return Found(weights, _config_beside(weights))
+    except (OSError, RuntimeError, ValueError) as err:  # rights, names too long, unknown ~users, NUL bytes
+        if isinstance(err, CheckpointNotFound):
+            raise
+        found = f"it cannot be looked up ({shown(str(err))})."
+        raise CheckpointNotFound(
+            f"checkpoint {shown(str(where))!r}", found, "Check the name and the folder's rights."
+        ) from err
 
 
 def _resolve_alias(name: str) -> Path:
@@ -61,7 +69,7 @@ def _resolve_alias(name: str) -> Path:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         download = f"hf download {name} --local-dir models/{name.partition('/')[2]}"
         advice = f"Nothing is downloaded here; if this is a hub id, run: {download}. {advice}"
-    raise CheckpointNotFound(f"checkpoint {name!r}", "there is no such file, folder or alias.", advice)
+    raise CheckpointNotFound(f"checkpoint {shown(name)!r}", "there is no such file, folder or alias.", advice)
 
 
 def _weights_in(folder: Path) -> Path:
@@ -101,8 +109,12 @@ def read_config(config: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     """Upstream's config dictionary from a dictionary, a JSON or YAML file, or the name of a preset."""
     if isinstance(config, Mapping):
         return config
-    path = Path(config).expanduser()
-    if not path.exists():
+    try:
+        path = Path(config).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError, ValueError):
+        exists = False
+    if not exists:
         if str(config) in presets():
             return preset(str(config)).config
         raise ConfigError(

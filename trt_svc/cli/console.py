@@ -12,9 +12,16 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape as _escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from trt_svc.errors import TrtSvcError
+
+
+def escape(text: object) -> str:
+    """Text for rich without its square-bracket markup."""
+    return _escape(str(text))
+
 
 out = Console()
 err = Console(stderr=True)
@@ -53,7 +60,7 @@ def print_json(data: Any) -> None:
 def reported(as_json: bool) -> Iterator[None]:
     """Runs a command: our errors become one paragraph (or one JSON object) and exit code 2, never a traceback."""
     with warnings.catch_warnings(record=False):
-        warnings.showwarning = lambda message, *rest: err.print(f"[yellow]note:[/] {message}", highlight=False)
+        warnings.showwarning = lambda message, *rest: err.print(f"[yellow]note:[/] {escape(message)}", highlight=False)
         warnings.simplefilter("always", UserWarning)
         try:
             yield
@@ -86,15 +93,10 @@ def reported(as_json: bool) -> Iterator[None]:
             raise typer.Exit(CRASH) from None
 
 
-def escape(text: object) -> str:
-    """Text for rich without its square-bracket markup."""
-    return str(text).replace("[", "\\[")
-
-
 @contextmanager
 def working(label: str, quiet: bool = False) -> Iterator[Progress]:
     """A spinner with the elapsed time on standard error, where that is a terminal."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
-        progress.add_task(label, total=None)
+        progress.add_task(escape(label), total=None)
         yield progress

@@ -6,6 +6,7 @@ normalisation and a natural logarithm; they differ in padding, in the epsilon un
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -20,6 +21,7 @@ LOG10_FROM_LN = 0.434294
 """Truncated exactly as the hosts do (DiffSinger; so-vits' and DDSP-SVC's `nsf-hifigan-log10`)."""
 GPT_SOVITS_MIN, GPT_SOVITS_MAX = -12.0, 2.0
 FRAMES_PER_BLOCK = 512
+MAX_KEY_SHIFT = 36
 
 
 def ln_from_log10(mel: Array) -> Array:
@@ -40,15 +42,6 @@ def gpt_sovits_normalised(mel: Array) -> Array:
 def gpt_sovits_denormalised(mel: Array) -> Array:
     """GPT-SoVITS' [-1, 1] scale back to the natural-log mel that its vocoder takes."""
     return np.asarray((mel + 1) / 2 * (GPT_SOVITS_MAX - GPT_SOVITS_MIN) + GPT_SOVITS_MIN, np.float32)
-
-
-def silence(spec: MelSpec) -> float:
-    """The value of every band of digital silence.
-
-    Band sums differ, so in the families with an epsilon under the root the loudest band decides.
-    """
-    floor = float(mel_filters(spec).sum(axis=1).max()) * spec.epsilon**0.5
-    return float(np.log(max(floor, spec.clip)))
 
 
 def _mel_from_hz(hz: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -76,33 +69,46 @@ def mel_filters(spec: MelSpec) -> Array:
 
 
 @lru_cache(maxsize=16)
-def _hann(length: int) -> Array:
-    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)).astype(np.float32)
+def _hann(length: int, n_fft: int) -> Array:
+    """A periodic Hann window in the middle of the transform."""
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)).astype(np.float32)
+    before = (n_fft - length) // 2
+    return np.pad(window, (before, n_fft - length - before))
 
 
-def _padded(audio: Array, spec: MelSpec, win: int, hop: int) -> Array:
+@dataclass(frozen=True)
+class _Frames:
+    """Lengths of one analysis, scaled by key shift and speed."""
+
+    n_fft: int
+    win: int
+    hop: int
+
+
+def _padded(audio: Array, spec: MelSpec, sizes: _Frames) -> Array:
     length = audio.shape[-1]
     if spec.padding == "nvstft":
-        left = (win - hop) // 2
-        right = max((win - hop + 1) // 2, win - length - left)
+        left = (sizes.win - sizes.hop) // 2
+        right = max((sizes.win - sizes.hop + 1) // 2, sizes.win - length - left)
     elif spec.padding == "centered":
-        left = right = win // 2
+        left = right = sizes.n_fft // 2
     else:
-        left = right = (win - hop) // 2
+        left = right = (sizes.n_fft - sizes.hop) // 2
     left, right = max(left, 0), max(right, 0)
     # Too short to mirror: zeros, as nvSTFT does.
     mirror = max(left, right) < length
-    return np.pad(audio, ((0, 0), (left, right)), mode="reflect" if mirror else "constant")
+    padded = np.pad(audio, ((0, 0), (left, right)), mode="reflect" if mirror else "constant")
+    return np.pad(padded, ((0, 0), (0, max(0, sizes.n_fft - padded.shape[-1]))))
 
 
-def _magnitudes(frames: Array, spec: MelSpec, win: int, shifted: bool) -> Array:
-    spectrum = np.fft.rfft(frames * _hann(win), axis=-1)
+def _magnitudes(frames: Array, spec: MelSpec, sizes: _Frames, shifted: bool) -> Array:
+    spectrum = np.fft.rfft(frames * _hann(sizes.win, sizes.n_fft), axis=-1)
     magnitude = np.sqrt(spectrum.real**2 + spectrum.imag**2 + np.float32(spec.epsilon)).astype(np.float32)
     if not shifted:
         return magnitude
     bins = spec.n_fft // 2 + 1
     magnitude = np.pad(magnitude[..., :bins], ((0, 0), (0, 0), (0, max(0, bins - magnitude.shape[-1]))))
-    return magnitude * np.float32(spec.win / win)
+    return magnitude * np.float32(spec.win / sizes.win)
 
 
 def log_mel(audio: Array, spec: MelSpec, key_shift: float = 0.0, speed: float = 1.0) -> Array:
@@ -117,22 +123,20 @@ def log_mel(audio: Array, spec: MelSpec, key_shift: float = 0.0, speed: float = 
             f"its shape is {audio.shape}.",
             "Give (samples,) or (batch, samples) with at least one sample.",
         )
-    win = round(spec.win * 2.0 ** (key_shift / 12))
-    hop = round(spec.hop * speed)
-    if hop < 1 or win < 16:
+    if not (abs(key_shift) <= MAX_KEY_SHIFT and 0.05 <= speed <= 20):
         raise InputError(
             "mel of audio",
             f"key shift {key_shift} and speed {speed} leave no usable frame.",
-            "Use -24..24 semitones and 0.1..10.",
+            f"Use -{MAX_KEY_SHIFT}..{MAX_KEY_SHIFT} semitones and 0.05..20.",
         )
-    padded = _padded(audio, spec, win, hop)
-    if padded.shape[-1] < win:
-        padded = np.pad(padded, ((0, 0), (0, win - padded.shape[-1])))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, win, axis=-1)[:, ::hop]
+    factor = 2.0 ** (key_shift / 12)
+    sizes = _Frames(round(spec.n_fft * factor), round(spec.win * factor), max(1, round(spec.hop * speed)))
+    padded = _padded(audio, spec, sizes)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, sizes.n_fft, axis=-1)[:, :: sizes.hop]
     filters = mel_filters(spec)
     out = np.empty((len(audio), spec.n_mels, frames.shape[1]), np.float32)
     for start in range(0, frames.shape[1], FRAMES_PER_BLOCK):
-        block = _magnitudes(frames[:, start : start + FRAMES_PER_BLOCK], spec, win, shifted=key_shift != 0)
+        block = _magnitudes(frames[:, start : start + FRAMES_PER_BLOCK], spec, sizes, shifted=key_shift != 0)
         mel = filters @ block.transpose(0, 2, 1)
         out[:, :, start : start + block.shape[1]] = np.log(np.maximum(mel, np.float32(spec.clip)))
     return out

@@ -72,3 +72,8 @@ class AntiAliasedSnake(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.downsample(self.act(self.upsample(x)))
+
+
+def without_filters(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Drops the stored anti-aliasing filters: upstream rebuilds the same numbers at construction."""
+    return {name: value for name, value in weights.items() if not name.endswith(".filter")}

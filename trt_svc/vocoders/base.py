@@ -37,7 +37,12 @@ class VocoderNet(nn.Module, ABC):
     spec: AudioSpec
     variant: str = ""
     """A few words for people: which member of the family this is."""
-    random_parts: ClassVar[tuple[str, ...]] = ()
+    float32_layers: ClassVar[tuple[str, ...]] = ()
+    """Layers (shell patterns) that stay float32 inside a half-precision network, such as a snake's sine."""
+    float32_tails: ClassVar[tuple[str, ...]] = ()
+    """Layers whose input and output stay float32: the end of the network."""
+    half_regions: ClassVar[tuple[str, ...]] = ()
+    """Whole submodules that run in half between float32 neighbours."""
 
     @classmethod
     @abstractmethod

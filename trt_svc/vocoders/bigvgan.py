@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, cast
 from torch import Tensor, nn
 
 from trt_svc.config import AudioSpec
-from trt_svc.vocoders.antialias import AntiAliasedSnake
+from trt_svc.vocoders.antialias import AntiAliasedSnake, without_filters
 from trt_svc.vocoders.base import Shapes, families
 from trt_svc.vocoders.generator_config import MelConfig, TrunkConfig, check_hop, parse
 from trt_svc.vocoders.layers import clamp_unit
@@ -50,7 +50,9 @@ class BigVGAN(UpsamplingTrunk):
             config, config.num_mels, resblock1=resblock1, activation=snake, post_bias=config.use_bias_at_final
         )
         self.activation_post = snake(config.channels[-1])
-        self.spec = AudioSpec(config.sampling_rate, config.hop, config.num_mels, mel=config.mel_spec("hifigan"))
+        self.spec = AudioSpec(
+            config.sampling_rate, config.hop, config.num_mels, mel=config.mel_spec("hifigan", config.hop)
+        )
         self.clamps = not config.use_tanh_at_final
         self.variant = f"{'v2' if self.clamps else 'v1'} {config.activation}"
 
@@ -71,8 +73,3 @@ class BigVGAN(UpsamplingTrunk):
 
     def bound(self, x: Tensor) -> Tensor:
         return clamp_unit(x) if self.clamps else super().bound(x)
-
-
-def without_filters(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drops the stored anti-aliasing filters: upstream rebuilds the same numbers at construction."""
-    return {name: value for name, value in weights.items() if not name.endswith(".filter")}

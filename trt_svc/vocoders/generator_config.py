@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trt_svc.config import MelPadding, MelSpec
-from trt_svc.errors import ConfigError
+from trt_svc.errors import ConfigError, shown
 
 Rate = Annotated[int, Field(ge=1, le=512)]
 Kernel = Annotated[int, Field(ge=1, le=2048)]
@@ -17,13 +17,15 @@ Channels = Annotated[int, Field(ge=1, le=16384)]
 Dilation = Annotated[int, Field(ge=1, le=256)]
 SampleRate = Annotated[int, Field(ge=4000, le=384000)]
 
+MAX_HOP = 16384
+
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 class UpstreamConfig(BaseModel):
     """Unknown keys are upstream's business (training options) and ignored."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class TrunkConfig(UpstreamConfig):
@@ -41,13 +43,15 @@ class TrunkConfig(UpstreamConfig):
 
     @model_validator(mode="after")
     def _lists_agree(self) -> Self:
-        if len(self.upsample_rates) != len(self.upsample_kernel_sizes):
-            raise ValueError("upsample_rates and upsample_kernel_sizes differ in length")
+        if len(self.upsample_rates) > len(self.upsample_kernel_sizes):
+            raise ValueError("upsample_kernel_sizes has fewer entries than upsample_rates")
+        if self.hop > MAX_HOP:
+            raise ValueError(f"the upsample rates multiply to {self.hop}, more than {MAX_HOP}")
         if len(self.resblock_kernel_sizes) > len(self.resblock_dilation_sizes):
             raise ValueError("resblock_dilation_sizes has fewer entries than resblock_kernel_sizes")
         if any(kernel % 2 == 0 for kernel in self.resblock_kernel_sizes):
             raise ValueError("resblock_kernel_sizes must be odd")
-        if any(k < u for k, u in zip(self.upsample_kernel_sizes, self.upsample_rates, strict=True)):
+        if any(k < u for k, u in zip(self.upsample_kernel_sizes, self.upsample_rates, strict=False)):
             raise ValueError("an upsample kernel is smaller than its rate")
         return self
 
@@ -67,21 +71,29 @@ class MelConfig(UpstreamConfig):
     num_mels: Channels = 80
     n_fft: Annotated[int, Field(ge=16, le=65536)] = 1024
     win_size: Annotated[int, Field(ge=16, le=65536)] = 1024
-    hop_size: Annotated[int, Field(ge=1, le=65536)] = 256
+    hop_size: Annotated[int, Field(ge=1, le=65536)] | None = None
+    """Upstream's generators never read it: absent, it is the product of the upsample rates."""
     sampling_rate: SampleRate
     fmin: Annotated[float, Field(ge=0)] = 0.0
     fmax: Annotated[float, Field(gt=0)] | None = None
 
-    def mel_spec(self, padding: MelPadding, n_mels: int | None = None) -> MelSpec:
-        nyquist = self.sampling_rate / 2
+    @model_validator(mode="after")
+    def _bands_exist(self) -> Self:
+        if self.fmin >= (self.fmax or self.sampling_rate / 2):
+            raise ValueError("fmin is not below fmax")
+        if self.win_size > self.n_fft:
+            raise ValueError("win_size is larger than n_fft")
+        return self
+
+    def mel_spec(self, padding: MelPadding, hop: int, n_mels: int | None = None) -> MelSpec:
         return MelSpec(
             sample_rate=self.sampling_rate,
             n_fft=self.n_fft,
             win=self.win_size,
-            hop=self.hop_size,
+            hop=hop,
             n_mels=n_mels or self.num_mels,
             fmin=self.fmin,
-            fmax=self.fmax or nyquist,
+            fmax=self.fmax or self.sampling_rate / 2,
             padding=padding,
         )
 
@@ -92,21 +104,17 @@ def parse(model: type[Parsed], config: Mapping[str, Any], family: str) -> Parsed
         return model.model_validate(dict(config))
     except ValidationError as err:
         faults = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']} (found {_short(e['input'])})"
-            for e in err.errors()[:5]
+            f"{'.'.join(map(str, e['loc'])) or 'config'}: {shown(e['msg'])} (found {shown(e['input'])})"
+            for e in err.errors()[:4]
         )
         raise ConfigError(
             f"{family} config", f"{faults}.", "Give the config.json that belongs to these weights (--config)."
         ) from err
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def check_hop(config: TrunkConfig, hop_size: int, family: str) -> None:
-    if config.hop != hop_size:
+def check_hop(config: TrunkConfig, hop_size: int | None, family: str) -> None:
+    """A stated hop must be what the network does."""
+    if hop_size is not None and config.hop != hop_size:
         raise ConfigError(
             f"{family} config",
             f"hop_size is {hop_size} but the upsample rates multiply to {config.hop}.",

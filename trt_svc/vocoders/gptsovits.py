@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from trt_svc.config import AudioSpec, MelSpec
 from trt_svc.vocoders.base import CoreInput, Shapes, families
 from trt_svc.vocoders.generator_config import Channels, SampleRate, TrunkConfig, parse
-from trt_svc.vocoders.hifigan import dilations_used
-from trt_svc.vocoders.trunk import UpsamplingTrunk, uses_resblock1
+from trt_svc.vocoders.trunk import UpsamplingTrunk, dilations_used, uses_resblock1
 
 MEL_BANDS = 100
 MEL_FRAMES_PER_SECOND = 100

@@ -8,7 +8,7 @@ from typing import Any, Self
 from trt_svc.config import AudioSpec
 from trt_svc.vocoders.base import Shapes, families
 from trt_svc.vocoders.generator_config import MelConfig, TrunkConfig, check_hop, parse
-from trt_svc.vocoders.trunk import UpsamplingTrunk, uses_resblock1
+from trt_svc.vocoders.trunk import UpsamplingTrunk, dilations_used, uses_resblock1
 
 UPSTREAM_MELS = 80
 """Hard-wired upstream, whatever `num_mels` says; forks with other widths show it in the weights."""
@@ -16,11 +16,6 @@ UPSTREAM_MELS = 80
 
 class HiFiGANConfig(TrunkConfig, MelConfig):
     """Keys of upstream's config_v1.json and friends."""
-
-
-def dilations_used(resblock1: bool) -> int:
-    """HiFi-GAN, NSF-HiFiGAN and GPT-SoVITS read exactly this many dilations of a block."""
-    return 3 if resblock1 else 2
 
 
 @families.register("hifigan")
@@ -47,5 +42,5 @@ class HiFiGAN(UpsamplingTrunk):
 
     def __init__(self, config: HiFiGANConfig, resblock1: bool, mels: int = UPSTREAM_MELS) -> None:
         super().__init__(config, mels, resblock1=resblock1, dilations_per_block=dilations_used(resblock1))
-        self.spec = AudioSpec(config.sampling_rate, config.hop, mels, mel=config.mel_spec("hifigan", n_mels=mels))
+        self.spec = AudioSpec(config.sampling_rate, config.hop, mels, mel=config.mel_spec("hifigan", config.hop, mels))
         self.variant = {512: "V1", 128: "V2", 256: "V3"}.get(config.upsample_initial_channel, "custom size")

@@ -88,13 +88,5 @@ def conv_reach(conv: nn.Module, reach: Reach) -> Reach:
     return reach.conv(conv.kernel_size[0], conv.dilation[0])
 
 
-def mean(branches: Sequence[Tensor]) -> Tensor:
-    """Sum in order, then divide: upstream's order of operations."""
-    total = branches[0]
-    for branch in branches[1:]:
-        total = total + branch
-    return total / len(branches)
-
-
 def clamp_unit(x: Tensor) -> Tensor:
     return torch.clamp(x, -1.0, 1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Annotated, Any, Literal, Self, cast, get_args
 
@@ -15,8 +15,7 @@ from trt_svc.excitation import Excitation, GlideExcitation, HarmonicExcitation, 
 from trt_svc.registry import did_you_mean
 from trt_svc.vocoders.base import CoreInput, Shapes, families
 from trt_svc.vocoders.generator_config import MelConfig, TrunkConfig, check_hop, parse
-from trt_svc.vocoders.hifigan import dilations_used
-from trt_svc.vocoders.trunk import UpsamplingTrunk, uses_resblock1
+from trt_svc.vocoders.trunk import UpsamplingTrunk, dilations_used, uses_resblock1
 
 Source = Literal["sovits-interp", "openvpi", "openvpi-legacy", "mini"]
 DEFAULT_SOURCE: Source = "openvpi"
@@ -32,7 +31,6 @@ class NSFConfig(TrunkConfig, MelConfig):
     num_mels: Annotated[int, Field(ge=1, le=16384)] = 128
     n_fft: Annotated[int, Field(ge=16, le=65536)] = 2048
     win_size: Annotated[int, Field(ge=16, le=65536)] = 2048
-    hop_size: Annotated[int, Field(ge=1, le=65536)] = 512
     fmin: Annotated[float, Field(ge=0)] = 40.0
     mini_nsf: bool = False
     noise_sigma: Annotated[float, Field(ge=0)] = 0.0
@@ -80,14 +78,23 @@ def source_convs(config: TrunkConfig, rounds_up: bool) -> nn.ModuleList:
     return nn.ModuleList(convs)
 
 
-def check_stage_lengths(net: UpsamplingTrunk, family: str) -> None:
+def check_stage_lengths(net: UpsamplingTrunk, family: str, convs: Sequence[nn.Module]) -> None:
     """A source can only be added where every stage keeps frames * rate samples."""
-    if net.samples_out(8) != 8 * net.config.hop:
+    frames = 8
+    length, source_length = frames, frames * net.config.hop
+    fits = net.samples_out(frames) == source_length
+    for conv, rate in zip(convs, net.config.upsample_rates, strict=False):
+        length *= rate
+        conv = cast(nn.Conv1d, conv)
+        kernel, stride, padding = conv.kernel_size[0], conv.stride[0], cast(int, conv.padding[0])
+        fits = fits and (source_length + 2 * padding - kernel) // stride + 1 == length
+    if not fits:
         kernels, rates = net.config.upsample_kernel_sizes, net.config.upsample_rates
         raise ConfigError(
             f"{family} config",
             f"upsample kernels {kernels} with rates {rates} do not keep lengths, so the source cannot be added.",
-            "Kernel minus rate must be even in every stage: use the config.json that came with the weights.",
+            "Kernel minus rate must be even in every stage, and so must the product of the rates behind it: "
+            "use the config.json that came with the weights.",
         )
 
 
@@ -109,9 +116,14 @@ class NSFHiFiGAN(UpsamplingTrunk):
 
     def __init__(self, config: NSFConfig, resblock1: bool, source: Source) -> None:
         super().__init__(config, config.num_mels, resblock1=resblock1, dilations_per_block=dilations_used(resblock1))
-        check_stage_lengths(self, self.family)
+        later = prod(config.upsample_rates[MINI_SOURCE_STAGE + 1 :])
         self.spec = AudioSpec(
-            config.sampling_rate, config.hop, config.num_mels, needs_f0=True, mel=config.mel_spec("nvstft")
+            config.sampling_rate,
+            config.hop,
+            config.num_mels,
+            needs_f0=True,
+            mel=config.mel_spec("nvstft", config.hop),
+            source_rate=config.sampling_rate / later if source == "mini" else None,
         )
         self.source: Source = source
         self.noise_sigma = config.noise_sigma
@@ -122,10 +134,12 @@ class NSFHiFiGAN(UpsamplingTrunk):
                     "it has a single upsampling stage.",
                     "mini-NSF needs two stages or more.",
                 )
+            check_stage_lengths(self, self.family, [])
             self.source_conv = nn.Conv1d(1, config.channels[MINI_SOURCE_STAGE + 1], 1)
         else:
             self.m_source = SourceMerge()
             self.noise_convs = source_convs(config, rounds_up=False)
+            check_stage_lengths(self, self.family, list(self.noise_convs))
         self.variant = f"source {source}" + (f", noise_sigma {config.noise_sigma:g}" if config.noise_sigma else "")
 
     @property
@@ -140,12 +154,12 @@ class NSFHiFiGAN(UpsamplingTrunk):
     def excitation(self) -> Excitation:
         pre_noise = (self.config.channels[0], self.noise_sigma)
         if self.source == "mini":
-            rate = self.spec.sample_rate / prod(self.config.upsample_rates[MINI_SOURCE_STAGE + 1 :])
-            return GlideExcitation(rate, self.source_per_frame, *pre_noise)
+            assert self.spec.source_rate is not None
+            return GlideExcitation(self.spec.source_rate, self.source_per_frame, *pre_noise)
         return harmonic_excitation(self.m_source, self.spec.sample_rate, self.spec.hop, self.source, pre_noise)
 
     def condition(self, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        return x + inputs["pre_noise"] if "pre_noise" in inputs else x
+        return x + inputs["pre_noise"].to(x.dtype) if "pre_noise" in inputs else x
 
     def inject(self, stage: int, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         if self.source != "mini":

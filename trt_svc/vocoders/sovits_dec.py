@@ -10,14 +10,12 @@ from torch import Tensor, nn
 
 from trt_svc.config import AudioSpec
 from trt_svc.excitation import Excitation
-from trt_svc.vocoders.antialias import AntiAliasedSnake
+from trt_svc.vocoders.antialias import AntiAliasedSnake, without_filters
 from trt_svc.vocoders.base import CoreInput, Shapes, families
-from trt_svc.vocoders.bigvgan import without_filters
 from trt_svc.vocoders.generator_config import Channels, SampleRate, TrunkConfig, parse
-from trt_svc.vocoders.hifigan import dilations_used
 from trt_svc.vocoders.layers import Activation, Leaky
 from trt_svc.vocoders.nsf_hifigan import SourceMerge, check_stage_lengths, harmonic_excitation, source_convs
-from trt_svc.vocoders.trunk import UpsamplingTrunk, uses_resblock1
+from trt_svc.vocoders.trunk import UpsamplingTrunk, dilations_used, uses_resblock1
 
 SNAKE_NAME = "nsf-snake-hifigan"
 
@@ -69,10 +67,10 @@ class SovitsDec(UpsamplingTrunk):
             activation=activation,
             upsample_padding=lambda kernel, stride: (kernel - stride + 1) // 2,
         )
-        check_stage_lengths(self, self.family)
         self.cond = nn.Conv1d(config.gin_channels, config.channels[0], 1)
         self.m_source = SourceMerge()
         self.noise_convs = source_convs(config, rounds_up=True)
+        check_stage_lengths(self, self.family, list(self.noise_convs))
         self.snake = snake
         if snake:
             self.snakes = nn.ModuleList(_snake(width) for width in config.channels[:-1])

@@ -13,13 +13,13 @@ from trt_svc.vocoders.base import CoreInput, Shapes, VocoderNet
 from trt_svc.vocoders.generator_config import TrunkConfig
 from trt_svc.vocoders.layers import (
     FINAL_LEAKY_SLOPE,
+    LEAKY_SLOPE,
     Activation,
     Leaky,
     ResBlock1,
     ResBlock2,
     activation_reach,
     conv_reach,
-    mean,
     same_conv,
 )
 from trt_svc.vocoders.reach import Reach
@@ -36,8 +36,18 @@ def uses_resblock1(config: TrunkConfig, shapes: Shapes) -> bool:
     return config.resblock == "1"
 
 
+def dilations_used(resblock1: bool) -> int:
+    """HiFi-GAN, NSF-HiFiGAN and GPT-SoVITS read exactly this many dilations of a block."""
+    return 3 if resblock1 else 2
+
+
 class UpsamplingTrunk(VocoderNet):
     """Base of all families but WaveGlow; subclasses fill in what differs."""
+
+    float32_layers = ("*activation*", "snakes.*", "snake_post")
+    float32_tails = ("conv_post",)
+    sums_blocks = False
+    """Set by the rewrite that moves the division of the mean into the weights that follow."""
 
     def __init__(
         self,
@@ -58,7 +68,7 @@ class UpsamplingTrunk(VocoderNet):
             self.make_upsampler(
                 nn.ConvTranspose1d(channels[i], channels[i + 1], k, stride=u, padding=upsample_padding(k, u))
             )
-            for i, (u, k) in enumerate(zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True))
+            for i, (u, k) in enumerate(zip(config.upsample_rates, config.upsample_kernel_sizes, strict=False))
         )
         block = ResBlock1 if resblock1 else ResBlock2
         self.resblocks = nn.ModuleList(
@@ -84,7 +94,7 @@ class UpsamplingTrunk(VocoderNet):
         return x
 
     def before_stage(self, stage: int, x: Tensor) -> Tensor:
-        return F.leaky_relu(x, 0.1)
+        return F.leaky_relu(x, LEAKY_SLOPE)
 
     def inject(self, stage: int, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """Behind the upsampler of a stage: the harmonic source."""
@@ -110,8 +120,15 @@ class UpsamplingTrunk(VocoderNet):
         x = self.condition(self.conv_pre(inputs["mel"]), inputs)
         for stage in range(len(self.ups)):
             x = self.inject(stage, self.upsampler(stage)(self.before_stage(stage, x)), inputs)
-            x = mean([block(x) for block in self.blocks_of(stage)])
+            x = self.join([block(x) for block in self.blocks_of(stage)])
         return self.bound(self.conv_post(self.before_post(x))).squeeze(1)
+
+    def join(self, branches: Sequence[Tensor]) -> Tensor:
+        """The mean, in upstream's order of operations: sum, then divide."""
+        total = branches[0]
+        for branch in branches[1:]:
+            total = total + branch
+        return total if self.sums_blocks else total / len(branches)
 
     def blocks_of(self, stage: int) -> Sequence[nn.Module]:
         n = len(self.config.resblock_kernel_sizes)

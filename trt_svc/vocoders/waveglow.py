@@ -92,6 +92,9 @@ class WN(nn.Module):
 @families.register("waveglow")
 class WaveGlow(VocoderNet):
     family = "waveglow"
+    # Twelve inverse couplings in a row amplify rounding: audio, scales and mixing stay float32.
+    float32_tails = ("inverse.*",)
+    half_regions = ("WN.*",)
 
     @classmethod
     def claims(cls, shapes: Shapes, config: Mapping[str, Any] | None) -> bool:
@@ -99,7 +102,7 @@ class WaveGlow(VocoderNet):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], shapes: Shapes, source: str | None = None) -> Self:
-        wrapped = config if "waveglow_config" in config else {"waveglow_config": config}
+        wrapped = config if "waveglow_config" in config else {**config, "waveglow_config": config}
         return cls(parse(WaveGlowConfig, wrapped, cls.family))
 
     @classmethod
@@ -155,10 +158,11 @@ class WaveGlow(VocoderNet):
     def conditioning(self, mel: Tensor) -> Tensor:
         """The upsampled mel with time folded into channels, mel-major: (B, n_mels * n_group, groups)."""
         group = self.flow.n_group
-        up = self.upsample(mel)[:, :, : mel.shape[2] * HOP]
-        up = up[:, :, : up.shape[2] // group * group]
-        batch, mels, _ = up.shape
-        return cast(Tensor, up.reshape(batch, mels, -1, group).transpose(2, 3).reshape(batch, mels * group, -1))
+        up = self.upsample(mel)[:, :, : HOP - UPSAMPLE_KERNEL]
+        if HOP % group:
+            up = up[:, :, : up.shape[2] // group * group]
+        groups: Tensor = torch.unflatten(up, 2, (-1, group))
+        return groups.transpose(2, 3).flatten(1, 2)
 
     def forward(self, mel: Tensor, *latents: Tensor) -> Tensor:
         condition = self.conditioning(mel)
@@ -168,7 +172,7 @@ class WaveGlow(VocoderNet):
             audio = self.inverse[k](self.uncouple(k, audio, condition))
             if k in early:
                 audio = torch.cat([next(joining), audio], dim=1)
-        return audio.transpose(1, 2).reshape(audio.shape[0], -1)
+        return audio.transpose(1, 2).flatten(1, 2)
 
     def uncouple(self, k: int, audio: Tensor, condition: Tensor) -> Tensor:
         """The inverse of affine coupling k: the network gives shift first, log scale second."""

@@ -1,0 +1,86 @@
+"""Does a graph compute what its module computes? Asked of onnxruntime before the graph may be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import onnxruntime
+import torch
+
+from trt_svc.errors import GraphError
+from trt_svc.graph.model import Graph
+from trt_svc.types import Array
+from trt_svc.vocoders.base import VocoderNet
+from trt_svc.vocoders.healthy import example_inputs
+
+MIN_EXPORT_SNR_DB = 100.0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one signal is from another."""
+
+    mse: float
+    mae: float
+    max: float
+    snr_db: float
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def difference(made: Array, reference: Array) -> Difference:
+    """Signal-to-noise ratio and plain distances, in float64. NaN makes every figure NaN."""
+    gap = made.astype(np.float64) - reference.astype(np.float64)
+    mse, power = float(np.mean(gap**2)), float(np.mean(reference.astype(np.float64) ** 2))
+    snr = float("inf") if mse == 0 else 10 * float(np.log10(max(power, 1e-30) / mse))
+    return Difference(mse, float(np.mean(np.abs(gap))), float(np.max(np.abs(gap))), snr)
+
+
+def worst(differences: Iterable[Difference]) -> Difference:
+    """The lowest quality of several."""
+    found = list(differences)
+    return Difference(
+        mse=float(np.max([d.mse for d in found])),
+        mae=float(np.max([d.mae for d in found])),
+        max=float(np.max([d.max for d in found])),
+        snr_db=float(np.min([d.snr_db for d in found])),
+    )
+
+
+def run_on_cpu(graph: Graph, inputs: dict[str, Array], threads: int = 0) -> Array:
+    """Audio by onnxruntime's CPU provider."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(graph.to_bytes(), options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, inputs)[0])
+
+
+@torch.inference_mode()
+def reference_audio(net: VocoderNet, inputs: dict[str, torch.Tensor]) -> Array:
+    """Audio by torch in float32."""
+    return np.asarray(net(*[inputs[spec.name] for spec in net.core_inputs()]).numpy())
+
+
+def compare_with_module(graph: Graph, net: VocoderNet, shapes: Iterable[tuple[int, int]], seed: int = 0) -> Difference:
+    """Worst difference between the graph on onnxruntime and the module in torch float32 over (batch, frames) shapes."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(graph.to_bytes(), options, providers=["CPUExecutionProvider"])
+    found = []
+    for batch, frames in shapes:
+        inputs = example_inputs(net, batch, frames, seed)
+        arrays = {spec.name: inputs[spec.name].numpy() for spec in graph.inputs}
+        made = np.asarray(session.run(None, arrays)[0])
+        expected = reference_audio(net, inputs)
+        if made.shape != expected.shape:
+            raise GraphError(
+                f"graph of {net.family} for {frames} frames",
+                f"it makes audio of shape {made.shape}, the network {expected.shape}.",
+                "This is a bug of the export: please report it with the config.",
+            )
+        found.append(difference(made, expected))
+    return worst(found)
