@@ -43,7 +43,8 @@ def main() -> None:
     options = parser.parse_args()
     console = Console()
     clip = DEMO_FOLDER / f"{options.clip}.flac"
-    vocoder = load_vocoder("demo", device="cpu")
+    console.print("choosing the fastest backend of this machine (measured once, then remembered) ...", style="dim")
+    vocoder = load_vocoder("demo", backend="auto", device="cpu")
     vocode_file(
         vocoder, clip, options.out / f"{options.clip}.wav"
     )  # warms up: the first call pays for memory and threads

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.nets import SMALL, random_small
 from trt_svc.checkpoints.presets import presets
 from trt_svc.config import MelSpec
 from trt_svc.errors import ConfigError, InputError
@@ -47,51 +48,6 @@ def meta_net(name: str) -> VocoderNet:
         return families.get(preset.family).from_config(preset.config, {}, preset.source)
 
 
-def small_net(family: str, **changes: Any) -> VocoderNet:
-    """A narrow network with random weights and the published topology of its family."""
-    base = {
-        "hifigan": "hifigan_v1",
-        "hifigan2": "hifigan_v3",
-        "nsf_hifigan": "nsf_hifigan_44k",
-        "mini": "pc_nsf_hifigan_44k",
-        "bigvgan": "bigvgan_base_24khz_100band",
-        "sovits_dec": "sovits_41_dec",
-        "sovits_snake": "sovits_41_snake_dec",
-        "gptsovits_generator": "gptsovits_v4",
-        "gptsovits_dec": "gptsovits_v2_dec",
-    }
-    torch.manual_seed(0)
-    if family == "waveglow":
-        config: dict[str, Any] = {
-            "waveglow_config": {
-                "n_mel_channels": 4,
-                "n_flows": 4,
-                "n_early_every": 2,
-                "WN_config": {"n_layers": 3, "n_channels": 6},
-            }
-        }
-        net = families.get("waveglow").from_config({**config, **changes}, {})
-    else:
-        preset = presets()[base[family]]
-        small = {"upsample_initial_channel": 64, "gin_channels": 6 if preset.config.get("gin_channels") else 0}
-        net = families.get(preset.family).from_config({**preset.config, **small, **changes}, {}, preset.source)
-    return net.eval().requires_grad_(False)
-
-
-SMALL = [
-    "hifigan",
-    "hifigan2",
-    "nsf_hifigan",
-    "mini",
-    "bigvgan",
-    "sovits_dec",
-    "sovits_snake",
-    "gptsovits_generator",
-    "gptsovits_dec",
-    "waveglow",
-]
-
-
 @pytest.mark.parametrize("name", REACH)
 def test_receptive_field_equals_the_published_table(name: str) -> None:
     net = meta_net(name)
@@ -108,7 +64,7 @@ def test_parameter_count(name: str) -> None:
 @pytest.mark.parametrize("family", SMALL)
 def test_receptive_field_is_what_the_network_does(family: str) -> None:
     """The exact support of a single mel frame in float64: without biases and with silence around it nothing else sounds."""
-    net = small_net(family).double()
+    net = random_small(family).double()
     for name, parameter in net.named_parameters():
         if name.endswith("bias"):
             parameter.zero_()
@@ -127,7 +83,7 @@ def test_receptive_field_is_what_the_network_does(family: str) -> None:
 @pytest.mark.parametrize("family", SMALL)
 @pytest.mark.parametrize("frames", [1, 2, 7])
 def test_length(family: str, frames: int) -> None:
-    net = small_net(family)
+    net = random_small(family)
     inputs = [
         torch.zeros(2, s.channels, 1 if s.may_be_constant else int(frames * s.per_frame)) for s in net.core_inputs()
     ]
@@ -136,30 +92,30 @@ def test_length(family: str, frames: int) -> None:
 
 
 def test_odd_upsampling_makes_other_lengths_like_upstream() -> None:
-    net = small_net("hifigan", upsample_kernel_sizes=[15, 16, 4, 4])
+    net = random_small("hifigan", upsample_kernel_sizes=[15, 16, 4, 4])
     assert net.samples_out(5) == net(torch.zeros(1, 80, 5)).shape[1] != 5 * 256
 
 
 def test_odd_upsampling_is_refused_where_a_source_is_added() -> None:
     with pytest.raises(ConfigError, match="do not keep lengths"):
-        small_net("nsf_hifigan", upsample_kernel_sizes=[15, 16, 4, 4, 4])
+        random_small("nsf_hifigan", upsample_kernel_sizes=[15, 16, 4, 4, 4])
 
 
 def test_extra_dilations_are_ignored_as_upstream_does() -> None:
-    more = small_net("hifigan", resblock_dilation_sizes=[[1, 3, 5, 7]] * 3)
+    more = random_small("hifigan", resblock_dilation_sizes=[[1, 3, 5, 7]] * 3)
     assert len(more.resblocks[0].convs1) == 3  # type: ignore[union-attr, arg-type]
-    kept = small_net("bigvgan", resblock_dilation_sizes=[[1, 3, 5, 7]] * 3)
+    kept = random_small("bigvgan", resblock_dilation_sizes=[[1, 3, 5, 7]] * 3)
     assert len(kept.resblocks[0].convs1) == 4  # type: ignore[union-attr, arg-type]
 
 
 def test_resblock_is_compared_as_a_string() -> None:
-    assert hasattr(small_net("hifigan", resblock="1").resblocks[0], "convs1")  # type: ignore[index]
-    assert hasattr(small_net("hifigan", resblock=1).resblocks[0], "convs")  # type: ignore[index]
+    assert hasattr(random_small("hifigan", resblock="1").resblocks[0], "convs1")  # type: ignore[index]
+    assert hasattr(random_small("hifigan", resblock=1).resblocks[0], "convs")  # type: ignore[index]
 
 
 def test_waveglow_with_a_group_that_does_not_divide_the_hop() -> None:
     config = {"n_mel_channels": 4, "n_flows": 2, "n_group": 6, "WN_config": {"n_layers": 2, "n_channels": 6}}
-    net = small_net("waveglow", waveglow_config=config)
+    net = random_small("waveglow", waveglow_config=config)
     inputs = [torch.zeros(1, s.channels, int(5 * s.per_frame)) for s in net.core_inputs()]
     assert net(*inputs).shape == (1, net.samples_out(5)) == (1, 5 * 256 // 6 * 6)
 
@@ -197,7 +153,7 @@ HOSTILE = [
 @pytest.mark.parametrize("changes", HOSTILE, ids=lambda c: next(iter(c)))
 def test_hostile_configs_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
-        small_net("hifigan", **changes)
+        random_small("hifigan", **changes)
     assert "config" in str(caught.value)
     assert len(str(caught.value)) < 900
 
@@ -221,7 +177,7 @@ def test_a_config_may_leave_the_hop_out_and_list_too_many_kernels() -> None:
 @pytest.mark.parametrize("rates", [([4, 3], [12, 5]), ([8, 4, 3], [16, 8, 5]), ([8, 8, 1], [16, 16, 3])])
 def test_strides_that_a_source_cannot_follow_are_refused(rates: tuple[list[int], list[int]]) -> None:
     with pytest.raises(ConfigError, match="do not keep lengths"):
-        small_net(
+        random_small(
             "nsf_hifigan", upsample_rates=rates[0], upsample_kernel_sizes=rates[1], hop_size=int(np.prod(rates[0]))
         )
 

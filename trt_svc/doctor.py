@@ -10,6 +10,7 @@ from importlib import metadata
 import trt_svc
 from trt_svc.backends.base import backends
 from trt_svc.features.f0.base import f0_estimators
+from trt_svc.hardware import all_gpus
 from trt_svc.optional import install_line, is_installed, require
 
 PACKAGES = (
@@ -40,6 +41,8 @@ class Finding:
 
     name: str
     usable: bool
+    builds: bool
+    """Can it compile engines here, even where it cannot run them?"""
     found: str
     advice: str
 
@@ -62,18 +65,20 @@ class Report:
 
 def examine_machine() -> Report:
     """Looks at everything and never fails."""
-    gpus, note = _gpus()
+    gpus, note = all_gpus()
+    if not is_installed("pynvml"):
+        note += f"; for details of the driver: {install_line('pynvml')}"
     found = []
     for name, backend in backends:
         probe = backend().probe()
-        found.append(Finding(name, probe.usable, probe.found, probe.advice))
+        found.append(Finding(name, probe.runs, probe.builds, probe.found, probe.advice))
     return Report(
         trt_svc=trt_svc.__version__,
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         cpu_threads=os.cpu_count() or 1,
         packages=_versions(),
-        gpus=gpus,
+        gpus=[str(gpu) for gpu in gpus],
         gpu_note=note,
         backends=found,
         f0=_pitch_methods(),
@@ -90,53 +95,13 @@ def _versions() -> dict[str, str]:
     return out
 
 
-def _gpus() -> tuple[list[str], str]:
-    """Names with compute capability and memory, by NVML where it is there, else by torch."""
-    if is_installed("pynvml"):
-        try:
-            return _gpus_by_nvml(), ""
-        except Exception as err:  # a missing driver has many faces
-            return [], f"no NVIDIA driver answers ({err})"
-    import torch
-
-    if not torch.cuda.is_available():
-        why = "this torch has no CUDA" if torch.version.cuda is None else "torch finds no CUDA GPU"
-        return [], f"{why}; for details of the driver: {install_line('pynvml')}"
-    names = []
-    for i in range(torch.cuda.device_count()):
-        card = torch.cuda.get_device_properties(i)
-        names.append(f"{card.name}, sm_{card.major}{card.minor}, {card.total_memory / 2**30:.1f} GiB")
-    return names, ""
-
-
-def _gpus_by_nvml() -> list[str]:
-    nvml = require("pynvml", "GPU details")
-    nvml.nvmlInit()
-    try:
-        driver = nvml.nvmlSystemGetDriverVersion()
-        names = []
-        for i in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(i)
-            major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-            memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-            name, gib = nvml.nvmlDeviceGetName(handle), 2**30
-            free = f"{memory.free / gib:.1f} of {memory.total / gib:.1f} GiB free"
-            names.append(f"{name}, sm_{major}{minor}, {free}, driver {driver}")
-        return names
-    finally:
-        nvml.nvmlShutdown()
-
-
 def _pitch_methods() -> list[Finding]:
     found = []
     for name, method in f0_estimators:
-        here = is_installed(method.module)
-        found.append(
-            Finding(
-                name,
-                here,
-                f"{method.module} is {'here' if here else 'not installed'}",
-                "" if here else install_line(method.module),
-            )
-        )
+        try:
+            require(method.module, f"f0 method {name}")
+            found.append(Finding(name, True, False, f"{method.module} is here", ""))
+        except ImportError:
+            state = "cannot be imported" if is_installed(method.module) else "is not installed"
+            found.append(Finding(name, False, False, f"{method.module} {state}", install_line(method.module)))
     return found

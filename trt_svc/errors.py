@@ -12,7 +12,13 @@ TrtSvcError
 │   ├── UnknownFamily        no vocoder family has these keys
 │   └── WeightsMismatch      keys, shapes or values do not fit the family and config
 ├── BuildError               an engine cannot be built
-│   └── GraphError           a module cannot be written as a graph, or its graph is not what it should be
+│   ├── GraphError           a module cannot be written as a graph, or its graph is not what it should be
+│   ├── UnsupportedOperator  the compiler does not know an operation
+│   ├── OutOfMemory          the compiler or the run needs more memory than there is
+│   ├── ShapeRangeError      the asked shapes cannot be built
+│   ├── QualityError         the engine does not sound like the network
+│   └── BuildCancelled       stopped on request
+├── EngineError              an engine file cannot be used
 ├── MissingExtra             an optional package is not installed
 └── BackendUnavailable       a backend cannot run on this machine
 
@@ -102,6 +108,30 @@ class BuildError(TrtSvcError):
 
 class GraphError(BuildError):
     """A module cannot be written as a graph, or its graph is not what it should be."""
+
+
+class UnsupportedOperator(BuildError):
+    """The compiler does not know an operation."""
+
+
+class OutOfMemory(BuildError, MemoryError):
+    """The compiler or the run needs more memory than there is."""
+
+
+class ShapeRangeError(BuildError):
+    """The asked shapes cannot be built."""
+
+
+class QualityError(BuildError):
+    """The engine does not sound like the network."""
+
+
+class BuildCancelled(BuildError):
+    """Stopped on request."""
+
+
+class EngineError(TrtSvcError):
+    """An engine file cannot be used."""
 
 
 class MissingExtra(TrtSvcError, ImportError):

@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and where engines live."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from trt_svc.errors import OutputError, shown
+
+DIRECTORY_VARIABLE = "TRT_SVC_ENGINE_DIR"
 
 # Read once: the only way to read it is to set it, which other threads would notice.
 _UMASK = os.umask(0o022)
@@ -41,3 +45,14 @@ def replacing(path: Path) -> Iterator[Path]:
 def _unwritable(path: Path, err: OSError) -> OutputError:
     found = f"it cannot be created there ({err.strerror or err})."
     return OutputError(f"writing {shown(str(path))}", found, "Choose another place, or check rights and space.")
+
+
+def engine_directory() -> Path:
+    """TRT_SVC_ENGINE_DIR, else `engines/` of a checkout, else the user's cache directory."""
+    asked = os.environ.get(DIRECTORY_VARIABLE)
+    if asked:
+        return Path(asked).expanduser()
+    checkout = Path(__file__).parents[1]
+    if (checkout / "pyproject.toml").is_file() and (checkout / "engines").is_dir():
+        return checkout / "engines"
+    return user_cache_path("trt_svc") / "engines"

@@ -8,45 +8,15 @@ network and never meets half precision.
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
-from trt_svc.errors import ConfigError
-from trt_svc.registry import did_you_mean
+from trt_svc.build_config import Precision
 from trt_svc.vocoders.base import VocoderNet
 
-NAMES = ("fp32", "fp16", "bf16")
-BF16_REASON = "bfloat16 keeps 8 bits: networks of this depth come out near 40 dB, audibly rough"
-
-
-@dataclass(frozen=True)
-class Precision:
-    """The type of the network's body and the layers that stay float32."""
-
-    name: str = "fp32"
-    protected: tuple[str, ...] = ()
-    """Module names (shell patterns) kept in float32 beside the family's own."""
-    allow_bf16: bool = False
-
-    def __post_init__(self) -> None:
-        if self.name not in NAMES:
-            raise ConfigError(
-                f"precision {self.name!r}", "there is none of that name.", did_you_mean(self.name, list(NAMES))
-            )
-        if self.name == "bf16" and not self.allow_bf16:
-            raise ConfigError(
-                "precision 'bf16'", f"{BF16_REASON}.", "Use fp16, or allow_bf16=True (--allow-bf16) if you accept that."
-            )
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.name]
-
-    def as_dict(self) -> dict[str, object]:
-        return {key: value for key, value in asdict(self).items() if key != "allow_bf16"}
+TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class TypedLayer(nn.Module):
@@ -91,14 +61,17 @@ def layers_of(net: VocoderNet) -> list[tuple[str, nn.Module]]:
 
 def rule_for(net: VocoderNet, name: str, precision: Precision) -> tuple[torch.dtype, torch.dtype]:
     """(type it computes in, type of its output) of a layer."""
-    body = precision.dtype
+    body = TYPES[precision.name]
     for pattern in net.float32_tails:
         if fnmatchcase(name, pattern):
             return torch.float32, torch.float32
     if any(fnmatchcase(name, pattern) for pattern in net.half_regions):
         protected = any(fnmatchcase(name, pattern) for pattern in precision.protected)
         return (torch.float32 if protected else body), torch.float32
-    if any(fnmatchcase(name, pattern) for pattern in (*net.float32_layers, *precision.protected)):
+    if any(fnmatchcase(name, pattern) for pattern in precision.protected):
+        # Its result must not be rounded either: sums with it are float32 up to the next half layer.
+        return torch.float32, torch.float32
+    if any(fnmatchcase(name, pattern) for pattern in net.float32_layers):
         return torch.float32, body
     return body, body
 

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 
 from trt_svc.audio import resample
-from trt_svc.backends.base import Runner, backends
+from trt_svc.backends.base import Runner
+from trt_svc.backends.torch_eager import TorchRunner
+from trt_svc.build import build_engine, usable_backend
+from trt_svc.build_config import BuildConfig, Precision
 from trt_svc.checkpoints.load import Checkpoint, open_checkpoint
 from trt_svc.config import AudioSpec
 from trt_svc.denoiser import BIAS_FRAMES, Denoiser
@@ -113,7 +116,9 @@ class Vocoder:
         run = excitation.begin(Noise(excitation.fields, check_seeds(seed, batch), given))
         inputs = {"mel": utterance.mel, **run.push(utterance.f0, frames)}
         if utterance.speaker is not None:
-            inputs["speaker"] = utterance.speaker
+            # Once per frame: engines have one time axis.
+            shape = (*utterance.speaker.shape[:2], frames)
+            inputs["speaker"] = np.ascontiguousarray(np.broadcast_to(utterance.speaker, shape))
         started = time.perf_counter()
         wave = self._runner.run(inputs)
         self.last_run_s = time.perf_counter() - started
@@ -157,16 +162,27 @@ def load_vocoder(
     beside the weights, or the published config that fits. family: hifigan, nsf_hifigan, sovits_dec,
     bigvgan, gptsovits_generator or waveglow; by default recognised. source (nsf_hifigan): sovits-interp,
     openvpi (the default), openvpi-legacy or mini; the weights do not tell the first three apart.
+    backend: torch, auto (the fastest here), or one that `trt-svc doctor` lists; engines are built once and
+    then come from the cache.
     """
-    if precision != "fp32":
-        raise InputError(f"precision {precision!r}", "the torch backend runs in fp32.", "Use precision='fp32'.")
-    runtime = backends.get(backend)()
-    probe = runtime.probe()
-    if not probe.usable:
-        raise BackendUnavailable(f"backend {backend}", probe.found, probe.advice)
     where = chosen_device(device)
+    wanted = Precision(precision)
+    if backend == "torch":
+        if wanted.name != "fp32":
+            raise InputError(
+                f"precision {precision!r}",
+                "the torch backend runs in fp32.",
+                "Use precision='fp32', or an engine backend.",
+            )
+        checkpoint = open_checkpoint(path, config, family, source)
+        return Vocoder(checkpoint, TorchRunner(checkpoint.net, where), backend, where)
+    if backend != "auto":
+        usable_backend(backend)
+    settings = BuildConfig(backend=backend, device="cpu" if where == "cpu" else "auto", precision=wanted)
+    engine = build_engine(path, settings, config=config, family=family, source=source)
     checkpoint = open_checkpoint(path, config, family, source)
-    return Vocoder(checkpoint, runtime.open(checkpoint.net, where), backend, where)
+    runner = usable_backend(engine.backend).open(engine.entry.files, where)
+    return Vocoder(checkpoint, runner, engine.backend, where)
 
 
 def chosen_device(asked: str) -> str:

@@ -1,46 +1,80 @@
-"""What a backend answers: can you run here, and how is a network opened on you?"""
+"""What a backend answers: can you build and run here, build this graph, open this engine."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
+from trt_svc.build_config import BuildConfig
+from trt_svc.graph.model import Graph
+from trt_svc.progress import Progress
 from trt_svc.registry import Registry
 from trt_svc.types import Array
-from trt_svc.vocoders.base import VocoderNet
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Can a backend run on this machine? If not: why, and what helps."""
+    """Can a backend build and run on this machine? If not: why, and what helps."""
 
-    usable: bool
+    builds: bool
+    runs: bool
     found: str
     advice: str = ""
 
 
 class Runner(Protocol):
-    """An opened network."""
+    """An opened engine."""
 
     def run(self, inputs: Mapping[str, Array]) -> Array:
-        """Audio (B, samples) for the network's core inputs; freshly allocated at each call."""
+        """Audio (B, samples) for the graph's inputs; freshly allocated at each call."""
         ...
+
+
+@dataclass
+class Built:
+    """The files of an engine and what was said while it was made."""
+
+    files: dict[str, bytes]
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 class Backend(ABC):
     """One runtime."""
 
     name: ClassVar[str]
+    needs_gpu: ClassVar[bool] = False
+    default_rewrites: ClassVar[tuple[str, ...]] = ("fold-mean", "fold-snake")
+    """Forms used where they cannot be compared by time."""
+    competing_rewrites: ClassVar[tuple[tuple[str, ...], ...]] = (
+        (),
+        ("two-phase-conv",),
+        ("two-phase-slices",),
+        ("upsample-as-conv",),
+    )
+    """Sets added to the folds when the fastest form is looked for on this machine."""
+
+    @property
+    def usual_precision(self) -> str:
+        """What "auto" means here: half precision pays on GPUs only."""
+        return "fp16" if self.needs_gpu else "fp32"
 
     @abstractmethod
     def probe(self) -> Probe:
         """Looks at this machine; never raises."""
 
     @abstractmethod
-    def open(self, net: VocoderNet, device: str) -> Runner:
-        """The network ready to run on a device."""
+    def identity(self, config: BuildConfig) -> dict[str, str]:
+        """Versions and hardware that an engine of this backend depends on."""
+
+    @abstractmethod
+    def build(self, graph: Graph, config: BuildConfig, progress: Progress) -> Built:
+        """The engine's files."""
+
+    @abstractmethod
+    def open(self, files: Mapping[str, bytes], device: str) -> Runner:
+        """The verified files of an engine, ready to run."""
 
 
 backends: Registry[type[Backend]] = Registry("backend", "trt_svc.backends")

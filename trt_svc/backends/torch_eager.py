@@ -1,4 +1,4 @@
-"""The network as it is, run by torch: the reference for every other backend."""
+"""The network as it is, run by torch: the reference for every other backend. There is nothing to build."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from trt_svc.backends.base import Backend, Probe, Runner, backends
+from trt_svc.backends.base import Backend, Built, Probe, Runner, backends
+from trt_svc.build_config import BuildConfig
+from trt_svc.errors import BuildError
+from trt_svc.graph.model import Graph
+from trt_svc.progress import Progress
 from trt_svc.types import Array
 from trt_svc.vocoders.base import VocoderNet
 
@@ -19,10 +23,8 @@ class TorchRunner:
         self._device = device
 
     def run(self, inputs: Mapping[str, Array]) -> Array:
-        tensors = [
-            torch.from_numpy(np.ascontiguousarray(inputs[spec.name])).to(self._device)
-            for spec in self._net.core_inputs()
-        ]
+        names = [spec.name for spec in self._net.core_inputs()]
+        tensors = [torch.from_numpy(np.ascontiguousarray(inputs[name])).to(self._device) for name in names]
         with torch.inference_mode(), _full_float32():
             return np.asarray(self._net(*tensors).cpu().numpy())
 
@@ -44,7 +46,17 @@ class TorchBackend(Backend):
 
     def probe(self) -> Probe:
         where = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU"
-        return Probe(True, f"torch {torch.__version__} on {where}")
+        return Probe(False, True, f"torch {torch.__version__} on {where}")
 
-    def open(self, net: VocoderNet, device: str) -> Runner:
-        return TorchRunner(net, device)
+    def identity(self, config: BuildConfig) -> dict[str, str]:
+        return {"torch": torch.__version__}
+
+    def build(self, graph: Graph, config: BuildConfig, progress: Progress) -> Built:
+        raise BuildError(
+            "building for torch", "torch runs the network itself.", "Load it with backend='torch'; there is no engine."
+        )
+
+    def open(self, files: Mapping[str, bytes], device: str) -> Runner:
+        raise BuildError(
+            "opening a torch engine", "there is no such thing.", "Load the checkpoint with backend='torch'."
+        )

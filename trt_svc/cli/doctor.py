@@ -22,7 +22,9 @@ def command(as_json: JsonFlag = False) -> None:
         def table(title: str, findings: list[Finding]) -> Table:
             grid = Table(title, "", "found", "what helps")
             for finding in findings:
-                mark = "[green]usable[/]" if finding.usable else "[yellow]no[/]"
+                mark = (
+                    "[green]usable[/]" if finding.usable else "[cyan]builds[/]" if finding.builds else "[yellow]no[/]"
+                )
                 grid.add_row(finding.name, mark, escape(finding.found), escape(finding.advice))
             return grid
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import trt_svc
-from trt_svc.cli import convert_checkpoint, doctor, inspect, vocode
+from trt_svc.cli import build_engine, convert_checkpoint, doctor, engines, inspect, precision_report, vocode
 
 app = typer.Typer(
     name="trt-svc",
@@ -22,6 +22,9 @@ app.command("doctor")(doctor.command)
 app.command("inspect")(inspect.command)
 app.command("convert-checkpoint")(convert_checkpoint.command)
 app.command("vocode")(vocode.command)
+app.command("build-engine")(build_engine.command)
+app.command("precision-report")(precision_report.command)
+app.add_typer(engines.app, name="engines")
 
 
 def _version(wanted: bool) -> None:

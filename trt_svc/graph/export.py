@@ -41,7 +41,7 @@ def export(
     }
     with_metadata(model, described)
     onnx.checker.check_model(model, full_check=True)
-    return Graph(model, tuple(inputs), described)
+    return Graph(model, tuple(inputs), described, module)
 
 
 def _rename(tracer: Tracer, result: Traced, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,15 +37,16 @@ def _broadcast(a: Shape, b: Shape) -> Shape:
     return tuple(y if x == 1 else x for x, y in zip(a, b, strict=True))
 
 
+def _promoted(*values: Operand) -> list[Operand]:
+    """Tensors of mixed float types, cast to the one torch would compute in: graphs are strongly typed."""
+    types = [value.dtype for value in values if isinstance(value, Traced)]
+    common = functools.reduce(torch.promote_types, types)
+    return [_traced(cast(value, common)) if isinstance(value, Traced) else value for value in values]
+
+
 def _operand(x: Traced, other: Operand) -> tuple[str, Shape]:
     """The graph name of the other operand, a number taking the type of `x`."""
     if isinstance(other, Traced):
-        if other.dtype != x.dtype:
-            raise GraphError(
-                f"exporting {x.tracer.scope or 'a module'}",
-                f"{x.dtype} meets {other.dtype} without a cast.",
-                "Cast one of them in the module's forward: graphs are strongly typed.",
-            )
         return other.name, other.shape
     value = other if isinstance(other, Tensor) else torch.tensor(other, dtype=x.dtype)
     if value.dtype != x.dtype:
@@ -54,6 +56,7 @@ def _operand(x: Traced, other: Operand) -> tuple[str, Shape]:
 
 def _binary(op: str) -> Callable[..., Traced]:
     def write(a: Operand, b: Operand, **_: Any) -> Traced:
+        a, b = _promoted(a, b)
         if isinstance(a, Traced):
             name, shape = _operand(a, b)
             return a.tracer.node(op, [a.name, name], a.dtype, _broadcast(a.shape, shape))
@@ -216,6 +219,7 @@ def getitem(x: Traced, index: Any) -> Traced:
 
 @writes(torch.cat, torch.concat)
 def cat(tensors: Any, dim: int = 0) -> Traced:
+    tensors = [_traced(t) for t in _promoted(*tensors)]
     x = tensors[0]
     lengths = [t.shape[dim] for t in tensors]
     shape = list(x.shape)

@@ -39,6 +39,8 @@ class Graph:
     model: onnx.ModelProto
     inputs: tuple[GraphInput, ...]
     metadata: Mapping[str, Any]
+    module: Any = None
+    """The torch module it was traced from, for backends that compile modules."""
 
     def to_bytes(self) -> bytes:
         return bytes(self.model.SerializeToString(deterministic=True))

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 import trt_svc
+from trt_svc.build_config import Precision
 from trt_svc.graph.export import export
 from trt_svc.graph.lint import lint
 from trt_svc.graph.model import Graph, GraphInput
 from trt_svc.graph.rewrites.base import rewritten
-from trt_svc.precision import Precision, typed
+from trt_svc.precision import typed
 from trt_svc.vocoders.base import VocoderNet
 
 OUTPUT = "audio"

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trt_svc.config import MelSpec
+from trt_svc.features.mel import log_mel
 from trt_svc.noise import Noise
 from trt_svc.vocoders.antialias import Snake
 from trt_svc.vocoders.base import VocoderNet, families
@@ -45,15 +47,15 @@ def _logscale(net: VocoderNet) -> bool:
 
 
 def example_inputs(net: VocoderNet, batch: int, frames: int, seed: int = 0) -> dict[str, Tensor]:
-    """Inputs with the statistics of real ones: a mel around -4, a sung pitch, seeded noise."""
+    """Inputs like real ones: the mel of a sung glide, its pitch, seeded noise; a normal latent where no mel goes in."""
     rng = np.random.default_rng(seed)
-    shape = (batch, net.spec.n_mels, frames)
-    smooth = np.cumsum(rng.normal(0, 0.25, shape), axis=2)
-    mel = np.clip(rng.normal(-4, 1.5, (batch, net.spec.n_mels, 1)) + smooth - smooth.mean(2, keepdims=True), -11.5, 2)
-    if net.spec.mel is None:
-        mel = rng.normal(0, 1, shape)  # the latent of a voice model
-    f0 = 220 * 2 ** (np.cumsum(rng.normal(0, 0.02, (batch, frames)), axis=1))
+    f0 = 220 * 2 ** (np.cumsum(rng.normal(0, 0.02, (batch, frames)), axis=1) + rng.uniform(-1, 1, (batch, 1)))
+    f0 = np.clip(f0, 60, min(1000.0, 0.9 * net.spec.max_f0_hz))
     f0[:, frames // 2 : frames // 2 + frames // 8] = 0
+    if net.spec.mel is None:
+        mel = rng.normal(0, 1, (batch, net.spec.n_mels, frames))
+    else:
+        mel = np.concatenate([log_mel(_sung(row, net.spec.mel, rng), net.spec.mel)[:, :, :frames] for row in f0])
     excitation = net.excitation()
     noise = Noise(excitation.fields, tuple(range(seed, seed + batch)))
     rendered = excitation.begin(noise).push(f0.astype(np.float32), frames)
@@ -63,6 +65,19 @@ def example_inputs(net: VocoderNet, batch: int, frames: int, seed: int = 0) -> d
             voice = rng.normal(0, 0.5, (batch, spec.channels, 1)).astype(np.float32)
             given["speaker"] = np.repeat(voice, frames, axis=2)
     return {name: torch.from_numpy(value) for name, value in given.items()}
+
+
+def _sung(f0: np.ndarray[Any, Any], mel: MelSpec, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Harmonics with two broad formants over a faint hiss, one value of f0 per frame."""
+    samples = (len(f0) + 4) * mel.hop
+    pitch = np.interp(np.arange(samples), (np.arange(len(f0)) + 0.5) * mel.hop, f0)
+    phase = 2 * np.pi * np.cumsum(pitch) / mel.sample_rate
+    audio = rng.normal(0, 0.01, samples)
+    for h in range(1, 25):
+        freq = h * pitch
+        level = np.exp(-(((freq - 600) / 500) ** 2)) + 0.4 * np.exp(-(((freq - 1800) / 900) ** 2)) + 0.1 / h
+        audio += 0.15 * level * np.sin(h * phase) * (pitch > 50) * (freq < 0.45 * mel.sample_rate)
+    return audio.astype(np.float32)
 
 
 @torch.inference_mode()

@@ -1,0 +1,75 @@
+"""Graph rewrites: equal sound, fewer or cheaper operations, switchable one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.nets import SMALL, healthy_small, inputs_of_any_length
+from trt_svc.errors import InputError
+from trt_svc.graph.check import compare_with_module, difference, reference_audio
+from trt_svc.graph.rewrites.base import applicable, rewrites, rewritten
+from trt_svc.graph.vocoder import graph_from_vocoder
+
+CASES = [(name, rewrite) for name in SMALL for rewrite in applicable(healthy_small(name))]
+
+
+def test_every_rewrite_has_a_network_to_work_on() -> None:
+    assert {rewrite for _, rewrite in CASES} == set(rewrites.names())
+
+
+@pytest.mark.parametrize(("name", "rewrite"), CASES)
+@pytest.mark.parametrize(("batch", "frames"), [(1, 1), (2, 2), (1, 3), (3, 33)])
+def test_a_rewrite_keeps_the_sound(name: str, rewrite: str, batch: int, frames: int) -> None:
+    net = healthy_small(name)
+    inputs = inputs_of_any_length(net, batch, frames)
+    expected = reference_audio(net, inputs)
+    made = reference_audio(rewritten(net, [rewrite]), inputs)
+    assert made.shape == expected.shape
+    assert difference(made, expected).snr_db > 110
+    assert np.abs(made - expected).max() < 5e-6
+
+
+@pytest.mark.parametrize(("name", "rewrite"), CASES)
+def test_a_rewritten_graph_runs_the_same(name: str, rewrite: str) -> None:
+    net = healthy_small(name)
+    assert compare_with_module(graph_from_vocoder(net, rewrites=[rewrite]), net, [(1, 1), (2, 7)]).snr_db > 100
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_all_compatible_rewrites_together(name: str) -> None:
+    net = healthy_small(name)
+    for left_out in ("two-phase-conv", "two-phase-slices"):
+        chosen = [n for n in applicable(net) if n != left_out]
+        assert compare_with_module(graph_from_vocoder(net, rewrites=chosen), net, [(1, 5), (2, 32)]).snr_db > 100
+
+
+def test_the_network_itself_stays_as_it_is() -> None:
+    net = healthy_small("bigvgan")
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    rewritten(net, ["fold-mean", "fold-snake", "two-phase-conv", "upsample-as-conv"])
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_two_forms_of_one_thing_are_refused() -> None:
+    with pytest.raises(InputError, match="two forms of one thing"):
+        rewritten(healthy_small("bigvgan"), ["two-phase-conv", "two-phase-slices"])
+    with pytest.raises(InputError, match="Did you mean 'fold-mean'"):
+        rewritten(healthy_small("bigvgan"), ["fold-meen"])
+
+
+def test_rewrites_do_what_their_names_say() -> None:
+    bigvgan = healthy_small("bigvgan")
+    plain = graph_from_vocoder(bigvgan).op_counts()
+    slices = graph_from_vocoder(bigvgan, rewrites=["two-phase-slices"]).op_counts()
+    conv = graph_from_vocoder(bigvgan, rewrites=["two-phase-conv"]).op_counts()
+    activations = sum(1 for m in bigvgan.modules() if type(m).__name__ == "AntiAliasedSnake")
+    assert plain["ConvTranspose"] - conv["ConvTranspose"] == activations, "no zero-stuffing is left"
+    assert plain["Conv"] - slices["Conv"] == activations, "the filters are shifted sums, no convolutions"
+    folded = graph_from_vocoder(bigvgan, rewrites=["fold-snake"]).op_counts()
+    assert folded.get("Exp", 0) < plain.get("Exp", 0) or folded.get("Div", 0) < plain.get("Div", 0)
+    mean = graph_from_vocoder(bigvgan, rewrites=["fold-mean"]).op_counts()
+    assert mean.get("Div", 0) < plain.get("Div", 0) or mean.get("Mul", 0) < plain.get("Mul", 0)
+    upsample = graph_from_vocoder(healthy_small("hifigan"), rewrites=["upsample-as-conv"]).op_counts()
+    assert "ConvTranspose" not in upsample

@@ -1,0 +1,95 @@
+"""Torch-TensorRT: the network compiled through torch.export into a TensorRT module (dynamo path)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from trt_svc.backends.base import Backend, Built, Probe, Runner, backends
+from trt_svc.build_config import BuildConfig, Profile
+from trt_svc.errors import BuildError
+from trt_svc.graph.model import Graph, GraphInput
+from trt_svc.hardware import Gpu, first_gpu
+from trt_svc.optional import install_line, is_installed, require
+from trt_svc.progress import Progress
+from trt_svc.types import Array
+
+PROGRAM = "model.ep"
+PURPOSE = "the torch-tensorrt backend"
+
+
+@backends.register("torch-tensorrt")
+class TorchTensorRT(Backend):
+    name = "torch-tensorrt"
+    needs_gpu = True
+
+    def probe(self) -> Probe:
+        if not is_installed("torch_tensorrt"):
+            return Probe(False, False, "torch_tensorrt is not installed", install_line("torch_tensorrt"))
+        gpu = first_gpu()
+        if gpu is None or not torch.cuda.is_available():
+            return Probe(
+                False, False, "it needs a CUDA build of torch and a GPU", "Use another backend on this machine."
+            )
+        try:
+            return Probe(True, True, f"torch_tensorrt {self._package().__version__} on {gpu.name}")
+        except Exception as err:  # importing it loads TensorRT's libraries
+            return Probe(
+                False, False, f"importing it fails ({err})", f"{install_line('torch_tensorrt')} --force-reinstall"
+            )
+
+    def _package(self) -> Any:
+        return require("torch_tensorrt", PURPOSE)
+
+    def identity(self, config: BuildConfig) -> dict[str, str]:
+        gpu = first_gpu()
+        versions = {"torch_tensorrt": self._package().__version__, "torch": torch.__version__}
+        return {**versions, **(gpu.identity() if gpu else Gpu.absent())}
+
+    def build(self, graph: Graph, config: BuildConfig, progress: Progress) -> Built:
+        if graph.module is None:
+            raise BuildError(
+                "building with torch-tensorrt", "this graph came without its module.", "Build from a checkpoint."
+            )
+        if len(config.profiles) != 1:
+            raise BuildError("building with torch-tensorrt", "it takes one profile.", "Give one --frames range.")
+        package, (profile,) = self._package(), config.profiles
+        settings: dict[str, Any] = {"ir": "dynamo", "require_full_compilation": True, "use_python_runtime": False}
+        if config.workspace_bytes is not None:
+            settings["workspace_size"] = config.workspace_bytes
+        # The types are in the module; enabled_precisions would be accepted and silently ignored.
+        inputs = [package.Input(dtype=torch.float32, name=spec.name, **_shapes(spec, profile)) for spec in graph.inputs]
+        module = graph.module.to("cuda")
+        compiled = package.compile(module, inputs=inputs, **settings)
+        example = [torch.zeros(_shapes(spec, profile)["opt_shape"], device="cuda") for spec in graph.inputs]
+        blob = io.BytesIO()
+        package.save(compiled, blob, output_format="exported_program", arg_inputs=example)
+        return Built({PROGRAM: blob.getvalue()})
+
+    def open(self, files: Mapping[str, bytes], device: str) -> Runner:
+        self._package()  # registers the operators of the stored program
+        program = torch.export.load(io.BytesIO(files[PROGRAM]))
+        return _ProgramRunner(program.module(), device)
+
+
+def _shapes(spec: GraphInput, profile: Profile) -> dict[str, tuple[int, ...]]:
+    return {
+        f"{end}_shape": spec.shape(getattr(profile.batch, end), getattr(profile.frames, end))
+        for end in ("min", "opt", "max")
+    }
+
+
+class _ProgramRunner:
+    def __init__(self, module: Any, device: str) -> None:
+        self._module = module
+        self._device = "cuda" if device == "auto" else device
+
+    def run(self, inputs: Mapping[str, Array]) -> Array:
+        tensors = [torch.from_numpy(np.ascontiguousarray(value)).to(self._device) for value in inputs.values()]
+        with torch.inference_mode():
+            made: torch.Tensor = self._module(*tensors)
+        return np.asarray(made.float().cpu().numpy())

@@ -1,0 +1,263 @@
+"""The one place that joins the stages: checkpoint, rewrites, precision, graph, engine, quality gate, cache."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trt_svc.backends.base import Backend, Built, Runner, backends
+from trt_svc.build_config import BuildConfig, Precision
+from trt_svc.cache import EngineCache
+from trt_svc.checkpoints.load import Checkpoint, open_checkpoint
+from trt_svc.engine_key import EngineKey, engine_key
+from trt_svc.errors import BackendUnavailable, BuildCancelled, GraphError, QualityError
+from trt_svc.graph.check import (
+    MIN_EXPORT_SNR_DB,
+    Difference,
+    compare_with_module,
+    difference,
+    reference_audio,
+    run_on_cpu,
+    worst,
+)
+from trt_svc.graph.model import Graph
+from trt_svc.graph.rewrites.base import applicable
+from trt_svc.graph.vocoder import graph_from_vocoder
+from trt_svc.prebuilt import Engine, find_built, request_for
+from trt_svc.progress import Progress, Quiet
+from trt_svc.timing import interleaved_seconds
+from trt_svc.types import Array
+from trt_svc.vocoders.base import VocoderNet
+from trt_svc.vocoders.healthy import example_inputs
+
+log = logging.getLogger(__name__)
+
+CHECK_SHAPES = ((1, 1), (2, 7), (1, 32))
+GATE_FRAMES = (1, 33, 160)
+SENTINEL = "sentinel.npz"
+SENTINEL_FRAMES = 16
+
+
+def build_engine(
+    checkpoint: str | Path | Checkpoint,
+    settings: BuildConfig | None = None,
+    *,
+    config: str | Path | Mapping[str, Any] | None = None,
+    family: str | None = None,
+    source: str | None = None,
+    cache: EngineCache | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Engine:
+    """The engine of a checkpoint: from the cache where there is one, else built, checked against torch and stored.
+
+    config, family and source are those of `load_vocoder`. `force` builds again whatever the cache holds.
+    """
+    progress, cache, wanted = progress or Quiet(), cache or EngineCache(), settings or BuildConfig()
+    if isinstance(checkpoint, Checkpoint):
+        return _engine_of(checkpoint, wanted, cache, force, progress)
+    request = request_for(checkpoint, wanted, config, family, source)
+    found = None if force else find_built(cache, request)
+    if found is None:
+        progress.stage("reading the checkpoint")
+        opened = open_checkpoint(checkpoint, config, family, source)
+        found = _engine_of(opened, wanted, cache, force, progress)
+        if request is not None:
+            cache.remember(request, found.key)
+    return found
+
+
+def _engine_of(
+    checkpoint: Checkpoint, config: BuildConfig, cache: EngineCache, force: bool, progress: Progress
+) -> Engine:
+    net, wanted = checkpoint.net, config.for_family(checkpoint.family)
+    measured: dict[str, Any] = {}
+    if wanted.backend == "auto":
+        wanted, measured = fastest(net, wanted, progress)
+    backend = usable_backend(wanted.backend)
+    wanted = wanted.with_precision(backend.usual_precision)
+    if wanted.rewrites is None:
+        wanted = replace(wanted, rewrites=default_rewrites(backend, net))
+    progress.stage("writing the graph")
+    graph = graph_from_vocoder(net, wanted.precision, wanted.rewrites or ())
+    key = engine_key(graph.metadata["weights_sha256"], graph.structure_sha256(), wanted, backend.identity(wanted))
+    with cache.building(key):
+        found = None if force else cached(cache, key, wanted)
+        if found is None:
+            return _built(net, graph, backend, wanted, key, cache, progress, measured)
+        if measured:
+            notes = {**found.notes, "measured": measured}
+            return Engine(cache.store(key, found.entry.files, found.entry.metadata, notes), True)
+        return found
+
+
+def _built(
+    net: VocoderNet,
+    graph: Graph,
+    backend: Backend,
+    config: BuildConfig,
+    key: EngineKey,
+    cache: EngineCache,
+    progress: Progress,
+    measured: Mapping[str, Any],
+) -> Engine:
+    started = time.perf_counter()
+    progress.stage("checking the graph against torch")
+    check_export(net, config.rewrites or ())
+    _stop_if_cancelled(progress)
+    progress.stage(f"compiling for {backend.name}")
+    built = backend.build(graph, config, progress)
+    _stop_if_cancelled(progress)
+    progress.stage("measuring quality")
+    runs_here = backend.probe().runs
+    runner = backend.open(built.files, "auto") if runs_here else None
+    quality = gate(net, graph, runner, config)
+    files = {**built.files, SENTINEL: sentinel_file(net)}
+    notes = {
+        **built.notes,
+        "build_s": round(time.perf_counter() - started, 2),
+        "quality": quality.as_dict(),
+        "quality_of": f"the engine on {backend.name}" if runs_here else "the same graph on onnxruntime, CPU",
+        "gate_db": config.min_snr_db,
+        "rewrites": list(config.rewrites or ()),
+        "measured": dict(measured),
+    }
+    progress.stage("storing the engine")
+    return Engine(cache.store(key, files, graph.metadata, notes), False)
+
+
+def cached(cache: EngineCache, key: EngineKey, config: BuildConfig) -> Engine | None:
+    """The stored engine of a key, if its measured quality satisfies this request's gate."""
+    entry = cache.find(key)
+    if entry is None:
+        return None
+    engine = Engine(entry, True)
+    refuse_below_gate(float(engine.notes["quality"]["snr_db"]), engine.entry.metadata["family"], config)
+    return engine
+
+
+def refuse_below_gate(snr_db: float, family: str, config: BuildConfig) -> None:
+    if snr_db >= config.min_snr_db:
+        return
+    raise QualityError(
+        f"quality of the {config.precision.name} engine for {family}",
+        f"it is {snr_db:.1f} dB from torch float32, the gate asks for {config.min_snr_db:g} dB.",
+        "Use fp32, protect the layers that `trt-svc precision-report` names, or lower --min-snr.",
+    )
+
+
+def _stop_if_cancelled(progress: Progress) -> None:
+    if progress.cancelled:
+        raise BuildCancelled("building an engine", "it was stopped.", "Nothing was stored.")
+
+
+def usable_backend(name: str) -> Backend:
+    """The backend, or a BackendUnavailable with the reason."""
+    backend = backends.get(name)()
+    probe = backend.probe()
+    if not probe.builds:
+        raise BackendUnavailable(f"backend {name}", f"{probe.found}.", probe.advice)
+    return backend
+
+
+def default_rewrites(backend: Backend, net: VocoderNet) -> tuple[str, ...]:
+    """The backend's usual forms, as far as they have something to do here."""
+    return tuple(sorted(set(backend.default_rewrites) & set(applicable(net))))
+
+
+def check_export(net: VocoderNet, rewrites: Iterable[str]) -> Difference:
+    """The float32 graph in these forms must equal the module on onnxruntime before any of it may be used."""
+    found = compare_with_module(graph_from_vocoder(net, Precision(), rewrites), net, CHECK_SHAPES)
+    if not found.snr_db >= MIN_EXPORT_SNR_DB:
+        raise GraphError(
+            f"graph of {net.family} with {sorted(rewrites) or 'no rewrites'}",
+            f"it is {found.snr_db:.1f} dB from torch, {MIN_EXPORT_SNR_DB:.0f} dB are needed.",
+            "This is a bug of the export: please report it with the checkpoint's config.",
+        )
+    return found
+
+
+def gate(net: VocoderNet, graph: Graph, runner: Runner | None, config: BuildConfig) -> Difference:
+    """The quality against torch float32 at several lengths; refuses an engine below the gate."""
+    found = []
+    for frames in sorted({*GATE_FRAMES, config.profiles[0].frames.min}):
+        inside = any(frames in p.frames and 1 in p.batch for p in config.profiles)
+        if not inside and runner is not None:
+            continue
+        inputs = example_inputs(net, 1, frames, seed=frames)
+        arrays = {spec.name: inputs[spec.name].numpy() for spec in graph.inputs}
+        made = runner.run(arrays) if runner is not None else run_on_cpu(graph, arrays)
+        found.append(difference(made, reference_audio(net, inputs)))
+    quality = worst(found)
+    refuse_below_gate(quality.snr_db, net.family, config)
+    return quality
+
+
+def sentinel_file(net: VocoderNet) -> bytes:
+    """A short input and torch's answer to it, asked of the engine whenever it is opened."""
+    inputs = {name: value.numpy() for name, value in example_inputs(net, 1, SENTINEL_FRAMES, seed=7).items()}
+    answer = reference_audio(net, example_inputs(net, 1, SENTINEL_FRAMES, seed=7))
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {"answer": answer, **{f"in_{name}": value for name, value in inputs.items()}}
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def fastest(net: VocoderNet, config: BuildConfig, progress: Progress) -> tuple[BuildConfig, dict[str, Any]]:
+    """The quickest backend and form that can run on this machine and passes the gate, by interleaved timing."""
+    progress.stage("measuring backends on this machine")
+    frames = config.profiles[0].frames.opt
+    inputs = example_inputs(net, 1, frames)
+    runs: dict[str, Any] = {"torch": lambda: reference_audio(net, inputs)}
+    candidates: dict[str, BuildConfig] = {}
+    for name, kind in backends:
+        backend = kind()
+        if config.device == "cpu" and backend.needs_gpu:
+            continue
+        probe = backend.probe()
+        if not (probe.runs and probe.builds):
+            continue
+        for rewrites in forms(backend, net, config):
+            candidate = replace(config, backend=name, rewrites=rewrites).with_precision(backend.usual_precision)
+            label = f"{name} ({', '.join(rewrites) or 'as it is'})"
+            try:
+                runs[label] = _contender(net, backend, candidate, inputs, progress)
+                candidates[label] = candidate
+            except (QualityError, GraphError) as err:
+                log.warning("%s is out: %s", label, err.found)
+            _stop_if_cancelled(progress)
+    if not candidates:
+        found = "no backend that builds engines can run here at this quality."
+        raise BackendUnavailable("backend auto", found, "See `trt-svc doctor`, or use backend='torch'.")
+    seconds = interleaved_seconds(runs)
+    best = min(candidates, key=lambda label: seconds[label])
+    report = {"frames": frames, "seconds": {label: round(value, 5) for label, value in seconds.items()}, "chosen": best}
+    return candidates[best], report
+
+
+def forms(backend: Backend, net: VocoderNet, config: BuildConfig) -> list[tuple[str, ...]]:
+    """The sets of rewrites to compare for a backend: the asked one, or the folds with each competing form."""
+    if config.rewrites is not None:
+        return [config.rewrites]
+    here = set(applicable(net))
+    folds = here & {"fold-mean", "fold-snake"}
+    sets = {tuple(sorted(folds | set(extra))) for extra in backend.competing_rewrites if set(extra) <= here}
+    return sorted(sets)
+
+
+def _contender(
+    net: VocoderNet, backend: Backend, config: BuildConfig, inputs: Mapping[str, Any], progress: Progress
+) -> Any:
+    graph = graph_from_vocoder(net, config.precision, config.rewrites or ())
+    built: Built = backend.build(graph, config, progress)
+    runner = backend.open(built.files, "auto")
+    gate(net, graph, runner, config)
+    arrays: dict[str, Array] = {spec.name: inputs[spec.name].numpy() for spec in graph.inputs}
+    return lambda: runner.run(arrays)

@@ -1,0 +1,77 @@
+"""The GPU of this machine, found without loading CUDA: NVML where nvidia-ml-py is installed, else torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from trt_svc.optional import is_installed, require
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One NVIDIA GPU."""
+
+    name: str
+    capability: str
+    """Such as sm89."""
+    total_bytes: int
+    free_bytes: int
+    driver: str
+
+    def identity(self) -> dict[str, str]:
+        """What an engine compiled for it depends on."""
+        return {"gpu": self.name, "capability": self.capability, "driver_major": self.driver.partition(".")[0]}
+
+    @staticmethod
+    def absent() -> dict[str, str]:
+        return {"gpu": "none", "capability": "none", "driver_major": "none"}
+
+    def __str__(self) -> str:
+        gib = 2**30
+        memory = f"{self.free_bytes / gib:.1f} of {self.total_bytes / gib:.1f} GiB free"
+        return f"{self.name}, {self.capability}, {memory}, driver {self.driver}"
+
+
+def all_gpus() -> tuple[list[Gpu], str]:
+    """The GPUs, or an empty list and the reason."""
+    if is_installed("pynvml"):
+        try:
+            return _by_nvml(), ""
+        except Exception as err:  # a missing driver has many faces
+            return [], f"no NVIDIA driver answers ({err})"
+    import torch
+
+    if not torch.cuda.is_available():
+        why = "this torch has no CUDA" if torch.version.cuda is None else "torch finds no CUDA GPU"
+        return [], why
+    found = []
+    for i in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(i)
+        free, total = torch.cuda.mem_get_info(i)
+        found.append(Gpu(card.name, f"sm{card.major}{card.minor}", total, free, f"CUDA {torch.version.cuda}"))
+    return found, ""
+
+
+@lru_cache(maxsize=1)
+def first_gpu() -> Gpu | None:
+    """The GPU that engines are built for, or None."""
+    found, _ = all_gpus()
+    return found[0] if found else None
+
+
+def _by_nvml() -> list[Gpu]:
+    nvml = require("pynvml", "GPU details")
+    nvml.nvmlInit()
+    try:
+        driver = str(nvml.nvmlSystemGetDriverVersion())
+        found = []
+        for i in range(nvml.nvmlDeviceGetCount()):
+            handle = nvml.nvmlDeviceGetHandleByIndex(i)
+            major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+            memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+            name = str(nvml.nvmlDeviceGetName(handle))
+            found.append(Gpu(name, f"sm{major}{minor}", int(memory.total), int(memory.free), driver))
+        return found
+    finally:
+        nvml.nvmlShutdown()

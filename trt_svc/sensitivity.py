@@ -1,0 +1,185 @@
+"""Which layers pay for half precision: each is rounded alone, on the mel of a real recording.
+
+A layer's weights, inputs and outputs are rounded to 16 bits while everything else stays float32; what that adds to
+the audio is its cost. Costs add up nearly independently, so the smallest set of layers to keep in float32 follows
+from them, and is then measured on the real graph.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trt_svc.audio import mono, read_audio, resample
+from trt_svc.build_config import Precision
+from trt_svc.checkpoints.locate import DEMO_FOLDER
+from trt_svc.features.f0.base import PitchTrack, constant_track, f0_estimators
+from trt_svc.features.mel import log_mel
+from trt_svc.graph.check import Difference, difference, reference_audio, run_on_cpu, worst
+from trt_svc.graph.vocoder import graph_from_vocoder
+from trt_svc.noise import Noise
+from trt_svc.optional import is_installed
+from trt_svc.precision import layers_of, rule_for
+from trt_svc.progress import Progress, Quiet
+from trt_svc.types import Array
+from trt_svc.vocoders.base import VocoderNet
+from trt_svc.vocoders.healthy import example_inputs
+
+RECORDINGS = (DEMO_FOLDER / "sung.flac", DEMO_FOLDER / "spoken.flac")
+DEFAULT_TARGET_DB = 60.0
+_PITCH_METHODS = ("swift-f0", "harvest")
+_FALLBACK_HZ = 220.0
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """A layer in half precision, all others in float32."""
+
+    layer: str
+    parameters: int
+    snr_db: float
+    mse: float
+
+
+@dataclass(frozen=True)
+class PrecisionReport:
+    family: str
+    target_db: float
+    frames: int
+    recordings: tuple[str, ...]
+    layers: tuple[LayerCost, ...]
+    """The most costly first."""
+    protected: tuple[str, ...]
+    """What has to stay float32 for the target."""
+    plain: Difference
+    """The typed graph without further protection, on onnxruntime."""
+    shielded: Difference
+    """The same with the protected layers in float32."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def recipe(self) -> dict[str, Any]:
+        """The keys that `build-engine --recipe` reads."""
+        return {"precision": "fp16", "protected": list(self.protected)}
+
+
+def precision_report(
+    net: VocoderNet,
+    target_db: float = DEFAULT_TARGET_DB,
+    frames: int = 64,
+    recordings: Sequence[Path] = RECORDINGS,
+    progress: Progress | None = None,
+) -> PrecisionReport:
+    """Measures every layer and chooses the protected ones."""
+    progress = progress or Quiet()
+    progress.stage("reading the recordings")
+    clips = [clip_inputs(net, path, frames) for path in recordings]
+    references = [reference_audio(net, clip) for clip in clips]
+    progress.stage("rounding one layer at a time")
+    costs = sorted(_costs(net, clips, references, progress), key=lambda cost: cost.snr_db)
+    power = float(np.mean([np.mean(np.square(r, dtype=np.float64)) for r in references]))
+    protected = smallest_set(costs, power / 10 ** (target_db / 10))
+    progress.stage("measuring the typed graph")
+    plain = _of_graph(net, Precision("fp16"), clips, references)
+    shielded = _of_graph(net, Precision("fp16", protected), clips, references) if protected else plain
+    names = tuple(path.name for path in recordings)
+    return PrecisionReport(net.family, target_db, frames, names, tuple(costs), protected, plain, shielded)
+
+
+def clip_inputs(net: VocoderNet, recording: Path, frames: int) -> dict[str, Tensor]:
+    """The network's inputs for the loudest stretch of a recording; a normal latent where no mel goes in."""
+    if net.spec.mel is None:
+        return example_inputs(net, 1, frames, seed=len(recording.name))
+    audio, rate = read_audio(recording)
+    wave = resample(mono(audio)[None], rate, net.spec.mel.sample_rate)
+    mel = log_mel(wave, net.spec.mel)
+    frames = min(frames, mel.shape[2])
+    level = np.convolve(np.exp(mel[0]).mean(axis=0), np.ones(frames), mode="valid")
+    start = int(np.argmax(level))
+    f0 = _pitch(wave[0], net.spec.mel.sample_rate).at_frames(mel.shape[2], net.spec.hop, net.spec.sample_rate)
+    curve = np.minimum(f0[None, start : start + frames], np.float32(0.9 * net.spec.max_f0_hz))
+    excitation = net.excitation()
+    rendered = excitation.begin(Noise(excitation.fields, (0,))).push(curve, frames)
+    arrays = {"mel": np.ascontiguousarray(mel[:, :, start : start + frames]), **rendered}
+    return {name: torch.from_numpy(value) for name, value in arrays.items()}
+
+
+def _pitch(wave: Array, sample_rate: int) -> PitchTrack:
+    for name in _PITCH_METHODS:
+        method = f0_estimators.get(name)
+        if is_installed(method.module):
+            return method()(wave, sample_rate)
+    return constant_track(_FALLBACK_HZ, wave.shape[-1] / sample_rate)
+
+
+def _costs(
+    net: VocoderNet, clips: Sequence[Mapping[str, Tensor]], references: Sequence[Array], progress: Progress
+) -> Iterator[LayerCost]:
+    body = copy.deepcopy(net)
+    layers = [
+        (name, layer)
+        for name, layer in layers_of(body)
+        if rule_for(net, name, Precision("fp16"))[0] == torch.float16 and any(True for _ in layer.parameters())
+    ]
+    for done, (name, layer) in enumerate(layers, start=1):
+        with rounded(layer):
+            made = [reference_audio(body, dict(clip)) for clip in clips]
+        found = worst([difference(m, r) for m, r in zip(made, references, strict=True)])
+        yield LayerCost(name, sum(p.numel() for p in layer.parameters()), round(found.snr_db, 2), found.mse)
+        progress.step(done, len(layers))
+
+
+@contextmanager
+def rounded(layer: nn.Module) -> Iterator[None]:
+    """The layer as it is with 16-bit weights, inputs and outputs, computed in float32."""
+    leaves = [m for m in layer.modules() if next(m.parameters(recurse=False), None) is not None]
+    kept = [(p, p.data) for p in layer.parameters()]
+    hooks = []
+    for leaf in leaves:
+        hooks.append(leaf.register_forward_pre_hook(lambda _, given: tuple(_half(x) for x in given)))
+        hooks.append(leaf.register_forward_hook(lambda _, __, made: _half(made)))
+    try:
+        for parameter, data in kept:
+            parameter.data = _half(data)
+        yield
+    finally:
+        for parameter, data in kept:
+            parameter.data = data
+        for hook in hooks:
+            hook.remove()
+
+
+def _half(value: Tensor) -> Tensor:
+    return value.half().float()
+
+
+def smallest_set(costs: Sequence[LayerCost], allowed_mse: float) -> tuple[str, ...]:
+    """The fewest layers without which the others' costs add up to no more than allowed."""
+    left = sum(cost.mse for cost in costs)
+    chosen = []
+    for cost in sorted(costs, key=lambda c: -c.mse):
+        if left <= allowed_mse:
+            break
+        chosen.append(cost.layer)
+        left -= cost.mse
+    return tuple(sorted(chosen))
+
+
+def _of_graph(
+    net: VocoderNet, precision: Precision, clips: Sequence[Mapping[str, Tensor]], references: Sequence[Array]
+) -> Difference:
+    graph = graph_from_vocoder(net, precision)
+    found = []
+    for clip, reference in zip(clips, references, strict=True):
+        made = run_on_cpu(graph, {spec.name: clip[spec.name].numpy() for spec in graph.inputs})
+        found.append(difference(made, reference))
+    return worst(found)
