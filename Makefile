@@ -4,13 +4,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test lint unit parity bench gpu-validation docs evaluate clean
+.PHONY: setup demo test lint unit parity compile-matrix precision rewrites cache-torture bench gpu-validation docs evaluate clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	# The names of classic TensorRT's API, for a test; its libraries are not needed.
+	-$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d .venv/bindings tensorrt-cu12-bindings==10.13.3.9
+	-$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d .venv/bindings tensorrt-cu13-bindings==11.4.0.106
 	touch $(READY)
 
 demo: setup            ## a clip through the demo voice on the CPU: table, WAV, picture
@@ -30,6 +33,21 @@ unit: setup
 parity: setup          ## rewrites docs/parity.md from the golden data
 	$(BIN)/python -m tests.parity > docs/parity.md.part
 	mv docs/parity.md.part docs/parity.md
+
+compile-matrix: setup  ## builds every published config with NVIDIA's compiler: docs/compile-matrix.md (many minutes)
+	$(BIN)/python -m benchmarks.compile_matrix > docs/compile-matrix.md.part
+	mv docs/compile-matrix.md.part docs/compile-matrix.md
+
+precision: setup       ## what half precision costs, full-size networks: docs/precision.md (some minutes)
+	$(BIN)/python -m benchmarks.precision_table > docs/precision.md.part
+	mv docs/precision.md.part docs/precision.md
+
+rewrites: setup        ## times every graph rewrite on this machine: docs/rewrites.md (some minutes)
+	$(BIN)/python -m benchmarks.rewrites_table > docs/rewrites.md.part
+	mv docs/rewrites.md.part docs/rewrites.md
+
+cache-torture: setup   ## 200 kills, 10,000 damaged entries, 32 racing builds (some minutes)
+	TRT_SVC_TORTURE=1 $(BIN)/python -m pytest tests/test_cache.py --timeout 3600
 
 bench: setup           ## timings of the vocoders on this machine
 	$(BIN)/python -m pytest benchmarks --benchmark-only

@@ -126,9 +126,107 @@ def take(training: Path) -> None:
         write_audio(DEMO_FOLDER / f"{name}.flac", audio[: 6 * SAMPLE_RATE], SAMPLE_RATE)
 
 
+CARD = """# Model card: the demo voice
+
+A small NSF-HiFiGAN ({parameters:.2f} M parameters, 44.1 kHz, hop 512, 128 mels from 40 to 16000 Hz, ResBlock type
+{resblock}, {channels} channels), in upstream's config format with the `openvpi` source. It exists so that everything
+in this repository can be tried, tested and measured without downloading weights.
+
+- **Licence**: MIT, like the repository. Weights and clips are made by it alone.
+- **Use**: demonstrations, tests, benchmarks. Not for records: see the limits.
+
+## Data
+
+All of it is synthesised by `demo/corpus.py` ({clips} clips; nothing is recorded, nothing is downloaded):
+
+- *sing*: a source-filter singer: glottal pulses with vibrato and portamento through random formants, with breath,
+  fricatives and plosives, from bass to soprano;
+- *speech*: espeak-ng reading sentences in many voices;
+- *sung-speech*: the same re-pitched to melodies with WORLD.
+
+The held-out clips use sentences, voices and seeds that training never sees.
+
+## Training
+
+`demo/train.py`, {steps} steps in {minutes:.0f} minutes on two CPU cores (time spent waiting for other work included):
+multi-resolution STFT and mel losses, and from step {adversary} on a small multi-resolution adversary. The weights are
+a running average. Held-out log-mel L1 along the way (the curve is in `curve.json`):
+
+![losses over the steps](curve.png)
+
+{curve}
+
+## Held-out quality
+
+Copy synthesis of {held_out} clips per kind: the clip's own mel and its pitch by swift-f0 go in. Beside it an untrained
+network of the same shape and WORLD (harvest, CheapTrick, D4C). Log-mel L1 in nepers, multi-resolution STFT by auraloss,
+PESQ wide-band, ViSQOL in audio mode. Written by `python -m demo.evaluate --take`, checked by `make evaluate`.
+
+{table}
+
+## Limits
+
+- Synthetic singing and espeak speech are narrow: real recordings come out duller and rougher than these figures say.
+- Small and trained for hours, not weeks: fricatives and dense consonants lose detail, PESQ on speech is low.
+- One channel at a time, 44.1 kHz only; f0 outside 60 to 1000 Hz was hardly seen.
+"""
+
+
+def curve_rows(curve: list[dict[str, float]], rows: int = 12) -> str:
+    """A Markdown table of some points of the curve."""
+    picked = sorted({round(i * (len(curve) - 1) / (rows - 1)) for i in range(rows)})
+    names = [name for name in curve[-1] if name.startswith("held_out")]
+    lines = ["| step | training | " + " | ".join(n.removeprefix("held_out_") for n in names) + " |"]
+    lines.append("|---" * (2 + len(names)) + "|")
+    for i in picked:
+        values = " | ".join(f"{curve[i][name]:.3f}" for name in names)
+        lines.append(f"| {curve[i]['step']:.0f} | {curve[i]['mel']:.3f} | {values} |")
+    return "\n".join(lines)
+
+
+def draw_curve(curve: list[dict[str, float]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(8, 3.5), layout="constrained")
+    steps = [point["step"] for point in curve]
+    for name in ("mel", *(n for n in curve[-1] if n.startswith("held_out"))):
+        label = "training batches" if name == "mel" else name.replace("held_out_", "held out: ")
+        axis.plot(steps, [point[name] for point in curve], label=label)
+    axis.set(xlabel="step", ylabel="log-mel L1", ylim=(0.2, 1.2))
+    axis.legend()
+    axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+
+
+def write_card(training: Path, clips: int, figures: dict[str, dict[str, dict[str, float]]]) -> None:
+    """The model card, from the run and the figures."""
+    state = torch.load(training, weights_only=True)
+    curve = state["curve"]
+    config = json.loads((DEMO_FOLDER / "config.json").read_text())
+    draw_curve(curve, DEMO_FOLDER / "curve.png")
+    text = CARD.format(
+        parameters=load_vocoder("demo").checkpoint.parameters / 1e6,
+        resblock=config["resblock"],
+        channels=config["upsample_initial_channel"],
+        clips=clips,
+        steps=state["step"],
+        minutes=state["seconds"] / 60,
+        adversary=next((point["step"] for point in curve if "critic" in point), "none"),
+        curve=curve_rows(curve),
+        held_out=sum(1 for kind, _ in HELD_OUT if kind == "sing"),
+        table=table(figures),
+    )
+    (DEMO_FOLDER / "MODEL_CARD.md").write_text(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--take", type=Path, metavar="TRAINING_PT")
+    parser.add_argument("--take", type=Path, metavar="TRAINING_PT", help="put a run's weights into the package")
+    parser.add_argument("--clips", type=int, default=0, help="clips of the corpus, for the card")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.take:
@@ -138,6 +236,7 @@ def main() -> None:
         (DEMO_FOLDER / "quality.json").write_text(
             json.dumps({"trt_svc": trt_svc.__version__, "held_out": figures}, indent=1) + "\n"
         )
+        write_card(options.take, options.clips, figures)
     print(table(figures))
 
 

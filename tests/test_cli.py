@@ -31,7 +31,11 @@ def recording(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", ["", "doctor", "inspect", "convert-checkpoint", "vocode"])
+COMMANDS = ["", "doctor", "inspect", "convert-checkpoint", "vocode", "build-engine", "precision-report", "engines"]
+ENGINES = [f"engines {name}" for name in ("ls", "show", "verify", "prune", "export", "import")]
+
+
+@pytest.mark.parametrize("command", COMMANDS + ENGINES)
 def test_help(command: str) -> None:
     result = run(*command.split(), "--help")
     assert result.exit_code == 0

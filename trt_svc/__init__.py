@@ -12,17 +12,21 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trt_svc.build import build_engine
+    from trt_svc.build_config import BuildConfig
     from trt_svc.config import AudioSpec
     from trt_svc.errors import TrtSvcError
     from trt_svc.session import Vocoder, load_vocoder
 
 __version__ = "0.1.0"
-__all__ = ["AudioSpec", "TrtSvcError", "Vocoder", "load_vocoder"]
+__all__ = ["AudioSpec", "BuildConfig", "TrtSvcError", "Vocoder", "build_engine", "load_vocoder"]
 
 _HOMES = {
     "AudioSpec": "trt_svc.config",
+    "BuildConfig": "trt_svc.build_config",
     "TrtSvcError": "trt_svc.errors",
     "Vocoder": "trt_svc.session",
+    "build_engine": "trt_svc.build",
     "load_vocoder": "trt_svc.session",
 }
 

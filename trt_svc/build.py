@@ -185,19 +185,24 @@ def check_export(net: VocoderNet, rewrites: Iterable[str]) -> Difference:
 
 
 def gate(net: VocoderNet, graph: Graph, runner: Runner | None, config: BuildConfig) -> Difference:
-    """The quality against torch float32 at several lengths; refuses an engine below the gate."""
+    """The quality against torch float32 at several lengths of each profile; refuses an engine below the gate."""
     found = []
-    for frames in sorted({*GATE_FRAMES, config.profiles[0].frames.min}):
-        inside = any(frames in p.frames and 1 in p.batch for p in config.profiles)
-        if not inside and runner is not None:
-            continue
-        inputs = example_inputs(net, 1, frames, seed=frames)
+    for batch, frames in gate_shapes(config):
+        inputs = example_inputs(net, batch, frames, seed=frames)
         arrays = {spec.name: inputs[spec.name].numpy() for spec in graph.inputs}
         made = runner.run(arrays) if runner is not None else run_on_cpu(graph, arrays)
         found.append(difference(made, reference_audio(net, inputs)))
     quality = worst(found)
     refuse_below_gate(quality.snr_db, net.family, config)
     return quality
+
+
+def gate_shapes(config: BuildConfig) -> list[tuple[int, int]]:
+    """(batch, frames) inside the profiles: the shortest of each, and the usual test lengths."""
+    shapes = {(p.batch.min, p.frames.min) for p in config.profiles}
+    for frames in GATE_FRAMES:
+        shapes |= {(p.batch.min, frames) for p in config.profiles if frames in p.frames}
+    return sorted(shapes)
 
 
 def sentinel_file(net: VocoderNet) -> bytes:

@@ -14,6 +14,7 @@ EXTRA_OF = {
     "torch_tensorrt": "torch-tensorrt",
     "pycuda": "pycuda",
     "openvino": "openvino",
+    "onnxconverter_common": "onnx",
     "triton": "gpu",
     "pynvml": "gpu",
     "swift_f0": "f0",
@@ -32,7 +33,7 @@ def is_installed(module: str) -> bool:
 
 def install_line(module: str) -> str:
     """The pip command that brings an optional package."""
-    return f'pip install "trt-svc[{EXTRA_OF[module]}]"'
+    return f'pip install "trt-svc[{EXTRA_OF[module.partition(".")[0]]}]"'
 
 
 def require(module: str, purpose: str) -> ModuleType:

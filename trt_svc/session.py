@@ -118,7 +118,7 @@ class Vocoder:
         if utterance.speaker is not None:
             # Once per frame: engines have one time axis.
             shape = (*utterance.speaker.shape[:2], frames)
-            inputs["speaker"] = np.ascontiguousarray(np.broadcast_to(utterance.speaker, shape))
+            inputs["speaker"] = np.broadcast_to(utterance.speaker, shape).copy()
         started = time.perf_counter()
         wave = self._runner.run(inputs)
         self.last_run_s = time.perf_counter() - started

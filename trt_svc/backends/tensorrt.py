@@ -71,7 +71,7 @@ class TensorRT(Backend):
             timing_cache=self.timings(config),
         )
         plan = self.api().build(graph, config.profiles, options, progress)
-        notes = {"seconds": round(plan.seconds, 2), "layers": plan.layers, "fused_kernels": plan.fused_kernels()}
+        notes = {"parse_s": round(plan.parse_s, 3), "layers": plan.layers, "fused_kernels": plan.fused_kernels()}
         weights = {WEIGHTS: graph.to_bytes()} if config.strip_weights else {}
         return Built({PLAN: plan.data, **weights}, {**notes, "warnings": plan.log[:20]})
 

@@ -21,4 +21,5 @@ class TensorRTRtx(TensorRT):
         found = super().probe()
         if not found.builds or found.runs:
             return found
-        return Probe(True, False, f"{found.found}: compiles here, runs where an RTX GPU is")
+        advice = "Take its engines to a machine with an RTX GPU (`trt-svc engines export`)."
+        return Probe(True, False, f"{found.found}: compiles here, runs there", advice)

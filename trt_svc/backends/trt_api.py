@@ -57,7 +57,7 @@ class Plan:
     """A compiled engine."""
 
     data: bytes
-    seconds: float
+    parse_s: float
     layers: int
     log: list[str] = field(default_factory=list)
 
@@ -109,8 +109,8 @@ class TrtApi:
     @property
     def strongly_typed(self) -> int:
         """10.x needs the flag; later versions know nothing else."""
-        flags = self.trt.NetworkDefinitionCreationFlag
-        return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
+        network_flags = self.trt.NetworkDefinitionCreationFlag
+        return 1 << int(network_flags.STRONGLY_TYPED) if hasattr(network_flags, "STRONGLY_TYPED") else 0
 
     # Building.
 
@@ -118,10 +118,11 @@ class TrtApi:
         """The plan of a graph; failures carry what the compiler's log said."""
         log = _log_of(self.trt)
         log.clear()
-        started = time.perf_counter()
         builder = self.trt.Builder(log)
         network = builder.create_network(self.strongly_typed)
+        started = time.perf_counter()
         self._parse(network, graph, log)
+        parse_s = time.perf_counter() - started
         config = self._configured(builder, graph, profiles, options, progress)
         cache = self._timing_cache(config, options)
         data = _cancellable(lambda: builder.build_serialized_network(network, config), progress)
@@ -131,7 +132,7 @@ class TrtApi:
             raise explained(log.errors, options)
         if cache is not None and options.timing_cache is not None:
             _keep_timings(options.timing_cache, bytes(config.get_timing_cache().serialize()))
-        return Plan(bytes(data), time.perf_counter() - started, network.num_layers, list(log.warnings))
+        return Plan(bytes(data), parse_s, network.num_layers, list(log.warnings))
 
     def _parse(self, network: Any, graph: Graph, log: Any) -> None:
         parser = self.trt.OnnxParser(network, log)
@@ -228,8 +229,8 @@ class TrtApi:
         log = _log_of(self.trt)
         log.clear()
         refitter = self.trt.Refitter(engine, log)
-        parser = self.trt.OnnxParserRefitter(refitter, log)
-        if not (parser.refit_from_bytes(model) and refitter.refit_cuda_engine()):
+        refit_parser = self.trt.OnnxParserRefitter(refitter, log)
+        if not (refit_parser.refit_from_bytes(model) and refitter.refit_cuda_engine()):
             reason = shown(log.errors[-1]) if log.errors else "no reason was given"
             raise EngineError(
                 "putting the weights into an engine", f"it fails ({reason}).", "Build it again (--force)."

@@ -8,19 +8,18 @@ snake's sine bends an ordinary signal, which is fine once it is cast up).
 from __future__ import annotations
 
 import onnx
-from onnx import TensorProto
 
 from trt_svc.errors import GraphError
+from trt_svc.graph.model import HALF_TYPES, tensor_types
 
 PHASE_OPS = {"Sin", "Cos", "CumSum", "Mod"}
 LEARNED_OPS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
-HALF_TYPES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
 def lint(model: onnx.ModelProto) -> None:
     """Raises a GraphError that names the cast and the operation it harms."""
     producer = {name: node for node in model.graph.node for name in node.output}
-    types = _types(model)
+    types = tensor_types(model)
     for node in model.graph.node:
         if node.op_type not in PHASE_OPS:
             continue
@@ -42,13 +41,6 @@ def _half_cast_upstream(node: onnx.NodeProto, producer: dict[str, onnx.NodeProto
         todo += [name for name in found.input if name not in seen]
         seen.update(found.input)
     return None
-
-
-def _types(model: onnx.ModelProto) -> dict[str, int]:
-    inferred = onnx.shape_inference.infer_shapes(model)
-    values = [*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info]
-    types = {value.name: value.type.tensor_type.elem_type for value in values}
-    return types | {tensor.name: tensor.data_type for tensor in model.graph.initializer}
 
 
 def _fault(node: onnx.NodeProto, what: str) -> GraphError:

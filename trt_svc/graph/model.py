@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper
 
 METADATA_KEY = "trt_svc"
+HALF_TYPES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,41 @@ class Graph:
                 tensor.ClearField("raw_data")
         return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
 
+    def float32_islands(self) -> int:
+        """Connected groups of float32 operations in a graph that also computes in half; 0 in a float32 graph."""
+        types = tensor_types(self.model)
+        if not HALF_TYPES & set(types.values()):
+            return 0
+        island: dict[str, str] = {}
+
+        def root(name: str) -> str:
+            while island[name] != name:
+                name = island[name]
+            return name
+
+        for node in self.model.graph.node:
+            if node.op_type == "Cast" or types.get(node.output[0]) != TensorProto.FLOAT:
+                continue
+            island[node.output[0]] = node.output[0]
+            for source in node.input:
+                if source in island:
+                    island[root(source)] = root(node.output[0])
+        return len({root(name) for name in island})
+
     def op_counts(self) -> dict[str, int]:
         """Nodes by operator."""
         counts: dict[str, int] = {}
         for node in self.model.graph.node:
             counts[node.op_type] = counts.get(node.op_type, 0) + 1
         return dict(sorted(counts.items()))
+
+
+def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Element type of every tensor."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    values = [*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info]
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return types | {tensor.name: tensor.data_type for tensor in model.graph.initializer}
 
 
 def with_metadata(model: onnx.ModelProto, metadata: Mapping[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""Timings and tables over the published configs."""
