@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -51,6 +52,18 @@ def all_gpus() -> tuple[list[Gpu], str]:
         free, total = torch.cuda.mem_get_info(i)
         found.append(Gpu(card.name, f"sm{card.major}{card.minor}", total, free, f"CUDA {torch.version.cuda}"))
     return found, ""
+
+
+def free_memory() -> str:
+    """Free memory of the GPU, or of the machine where there is none, for a message."""
+    gpus, _ = all_gpus()
+    if gpus:
+        return f"{gpus[0].free_bytes / 2**20:.0f} MiB free on {gpus[0].name}"
+    try:
+        pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on this system
+        return "free memory unknown"
+    return f"{pages / 2**20:.0f} MiB of main memory free"
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,8 +19,15 @@ import torch
 
 import trt_svc
 from tests import golden
+from trt_svc.backends.base import backends
+from trt_svc.build_config import Precision
+from trt_svc.cache import EngineCache
+from trt_svc.checkpoints.load import open_checkpoint
 from trt_svc.doctor import examine_machine
 from trt_svc.files import replacing
+from trt_svc.graph.check import difference, reference_audio
+from trt_svc.precision import typed
+from trt_svc.sensitivity import RECORDINGS, clip_inputs
 
 NO_GPU = "no GPU: skipped"
 
@@ -42,8 +50,6 @@ def check(run: Callable[[], dict[str, float]]) -> Callable[[], dict[str, float]]
 
 
 def _on_gpu(net: golden.GoldenNet) -> float:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = golden.upstream_checkpoint(net, Path(folder))
         return golden.error_of(net, trt_svc.load_vocoder(path, source=net.source, device="cuda"))
@@ -78,6 +84,39 @@ def torch_tensors_stay_on_their_device() -> dict[str, float]:
     assert isinstance(made, torch.Tensor)
     assert made.device.type == "cuda"
     return {"samples": float(made.shape[1])}
+
+
+@check
+def half_precision_on_the_gpu() -> dict[str, float]:
+    """The typed network in torch on the GPU: what a CPU cannot tell about fp16 is its accumulation."""
+    net = open_checkpoint("demo").net
+    body = typed(net, Precision("fp16")).to("cuda")
+    figures = {}
+    for path in RECORDINGS:
+        inputs = clip_inputs(net, path, 256)
+        with torch.inference_mode():
+            made = body(*[inputs[spec.name].to("cuda") for spec in net.core_inputs()]).float().cpu().numpy()
+        figures[f"{path.stem} SNR dB"] = difference(made, reference_audio(net, inputs)).snr_db
+    assert min(figures.values()) >= 60, figures
+    return figures
+
+
+@check
+def engines_on_every_gpu_backend() -> dict[str, float]:
+    """Built, opened and compared with torch by the quality gate; says which backends are not installed here."""
+    figures = {}
+    for name, kind in backends:
+        backend = kind()
+        probe = backend.probe()
+        if not backend.needs_gpu:
+            continue
+        if not (probe.builds and probe.runs):
+            figures[f"{name} not here"] = 0.0
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            engine = trt_svc.build_engine("demo", trt_svc.BuildConfig(backend=name), cache=EngineCache(Path(folder)))
+        figures[f"{name} SNR dB"] = engine.quality["snr_db"]
+    return figures
 
 
 def run_all() -> list[Outcome]:

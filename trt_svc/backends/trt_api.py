@@ -30,6 +30,7 @@ from trt_svc.errors import (
 )
 from trt_svc.files import replacing
 from trt_svc.graph.model import Graph
+from trt_svc.hardware import free_memory
 from trt_svc.optional import install_line, require
 from trt_svc.progress import Progress
 
@@ -316,7 +317,7 @@ def explained(errors: Sequence[str], options: PlanOptions) -> BuildError:
         limit = "no limit" if options.workspace_bytes is None else f"{options.workspace_bytes / 2**20:.0f} MiB"
         return OutOfMemory(
             asked,
-            f"the compiler ran out of memory{need}; workspace: {limit}.",
+            f"the compiler ran out of memory{need}; workspace: {limit}; {free_memory()}.",
             "Raise --workspace, or lower the largest batch and frames.",
         )
     if (

@@ -30,11 +30,18 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 def to_half(model: onnx.ModelProto, keep: tuple[str, ...] = ()) -> onnx.ModelProto:
     """The model in mixed half precision with float32 inputs and outputs; `keep` names nodes to leave in float32."""
     float16 = require("onnxconverter_common.float16", "half precision for an ONNX file")
-    converted: onnx.ModelProto = float16.convert_float_to_float16(
-        onnx.shape_inference.infer_shapes(model),
-        keep_io_types=True,
-        op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *KEPT_IN_FLOAT32],
-        node_block_list=list(keep),
-    )
+    shaped = onnx.shape_inference.infer_shapes(model)
+    for i, node in enumerate(shaped.graph.node):
+        node.name = node.name or f"{node.op_type}_{i}"  # the converter tells nodes apart by their names
+    try:
+        converted: onnx.ModelProto = float16.convert_float_to_float16(
+            shaped,
+            keep_io_types=True,
+            op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *KEPT_IN_FLOAT32],
+            node_block_list=list(keep),
+        )
+    except Exception as err:  # the converter was not written for every graph
+        found = f"onnxconverter-common fails on it ({shown(f'{type(err).__name__}: {err}')})."
+        raise GraphError("half precision for an ONNX file", found, "Use it in float32.") from err
     lint(converted)
     return converted
