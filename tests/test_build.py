@@ -20,7 +20,7 @@ from tests.golden import SUBSET, GoldenNet, upstream_checkpoint
 from tests.nets import healthy_small
 from trt_svc import request
 from trt_svc.backends.base import backends
-from trt_svc.build import build_engine, check_export, fastest
+from trt_svc.build import build_engine, check_export, fastest, gate_shapes
 from trt_svc.build_config import (
     BuildConfig,
     Precision,
@@ -33,9 +33,10 @@ from trt_svc.build_config import (
     read_recipe,
 )
 from trt_svc.cache import EngineCache
+from trt_svc.checkpoints.load import open_checkpoint
 from trt_svc.checkpoints.locate import DEMO_FOLDER
 from trt_svc.checkpoints.presets import config_folder
-from trt_svc.errors import BackendUnavailable, BuildCancelled, ConfigError, GraphError, QualityError
+from trt_svc.errors import BackendUnavailable, BuildCancelled, ConfigError, EngineError, GraphError, QualityError
 from trt_svc.graph.check import difference, reference_audio
 from trt_svc.prebuilt import request_for
 from trt_svc.progress import Quiet
@@ -112,15 +113,6 @@ def test_two_voices_of_one_name_never_share_an_engine(tmp_path: Path, cache: Eng
         assert not engine.cache_hit
         keys.add(engine.key)
     assert len(keys) == 2
-    assert (
-        len(
-            {
-                e.entry.manifest["key"]["graph_sha256"]
-                for e in [build_engine(tmp_path / v, small("onnxruntime"), cache=cache) for v in "ab"]
-            }
-        )
-        == 1
-    )
 
 
 def test_layout_and_name_of_the_file_do_not_matter(tmp_path: Path, cache: EngineCache) -> None:
@@ -146,6 +138,95 @@ def test_auto_measures_and_writes_it_down(cache: EngineCache) -> None:
     assert quickest == measured["chosen"]
     again = build_engine("demo", settings, cache=cache)
     assert again.cache_hit and again.notes["measured"] == measured
+
+
+def test_equal_weights_under_another_config_never_share_an_engine(tmp_path: Path, cache: EngineCache) -> None:
+    golden = GoldenNet("bigvgan-v1-snake", SUBSET)
+    keys = set()
+    for logscale in (True, False):
+        folder = tmp_path / str(logscale)
+        path = upstream_checkpoint(golden, folder)
+        config = {**golden.meta["config"], "snake_logscale": logscale}
+        engine = build_engine(path, small("onnxruntime"), config=config, cache=cache)
+        assert not engine.cache_hit
+        keys.add(engine.key)
+    assert len(keys) == 2
+
+
+def test_another_source_is_another_engine(cache: EngineCache) -> None:
+    found = [build_engine("demo", small("onnxruntime"), source=s, cache=cache) for s in ("openvpi", "sovits-interp")]
+    assert [engine.cache_hit for engine in found] == [False, False]
+    kinds = [engine.entry.metadata["excitation"] for engine in found]
+    assert kinds[0] != kinds[1]
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_remembered(
+    tmp_path: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "voice"
+    shutil.copytree(DEMO_FOLDER, folder)
+    path = folder / "model.safetensors"
+    first = path.read_bytes()
+    weights = load_file(path)
+    weights["conv_pre.weight"] = weights["conv_pre.weight"] * 1.01
+    save_file(weights, tmp_path / "second")
+
+    def swapped(*arguments: Any) -> Any:
+        path.write_bytes((tmp_path / "second").read_bytes())
+        return open_checkpoint(*arguments)
+
+    monkeypatch.setattr("trt_svc.build.open_checkpoint", swapped)
+    of_second = build_engine(folder, small("onnxruntime"), cache=cache)
+    monkeypatch.undo()
+    path.write_bytes(first)
+    of_first = build_engine(folder, small("onnxruntime"), cache=cache)
+    assert not of_first.cache_hit
+    assert of_first.entry.metadata["weights_sha256"] != of_second.entry.metadata["weights_sha256"]
+
+
+def test_default_targets_by_name_are_the_same_engine(cache: EngineCache) -> None:
+    first = build_engine("demo", small("tensorrt-rtx"), cache=cache)
+    named = build_engine("demo", small("tensorrt-rtx", targets=("sm120", "sm86", "sm89", "sm86")), cache=cache)
+    assert named.cache_hit and named.key == first.key
+    by_target = build_engine("demo", small("auto", targets=("sm86", "sm89", "sm120")), cache=cache)
+    assert by_target.backend == "tensorrt-rtx" and by_target.key == first.key
+
+
+def test_auto_goes_on_without_a_backend_that_breaks(cache: EngineCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(backends.get("openvino"), "build", broken)
+    engine = build_engine("demo", small("auto", device="cpu"), cache=cache)
+    assert engine.backend == "onnxruntime"
+    assert any("boom" in reason for reason in engine.notes["measured"]["out"].values())
+
+
+def test_bf16_on_insistence(cache: EngineCache) -> None:
+    rough = Precision("bf16", allow_bf16=True)
+    engine = build_engine("demo", small("tensorrt-rtx", precision=rough, gate_db=20.0), cache=cache)
+    assert 20 < engine.quality["snr_db"] < 55
+    with pytest.raises(ConfigError, match="no kernels"):
+        build_engine("demo", small("onnxruntime", precision=rough), cache=cache)
+
+
+def test_the_gate_covers_every_profile_and_a_batch() -> None:
+    settings = BuildConfig(frames=(ShapeRange(1, 300, 400), ShapeRange(401, 500, 9000)), batch=ShapeRange(1, 1, 4))
+    shapes = gate_shapes(settings.for_family("hifigan"))
+    for shape in ((1, 1), (1, 33), (1, 300), (1, 401), (1, 500), (2, 8), (2, 408)):
+        assert shape in shapes
+    fixed = gate_shapes(BuildConfig(frames=(ShapeRange(7, 7, 7),), batch=ShapeRange(2, 2, 2)))
+    assert fixed == [(2, 7)]
+
+
+def test_an_engine_that_answers_wrongly_is_not_opened(engine_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trt_svc.backends.ort import OrtRunner
+
+    trt_svc.load_vocoder("demo", backend="onnxruntime", build=small("onnxruntime"))
+    real = OrtRunner.run
+    monkeypatch.setattr(OrtRunner, "run", lambda self, inputs: -real(self, inputs))
+    with pytest.raises(EngineError, match="answers a known mel"):
+        trt_svc.load_vocoder("demo", backend="onnxruntime", build=small("onnxruntime"))
 
 
 def test_force_builds_again(cache: EngineCache) -> None:
@@ -224,6 +305,21 @@ def test_auto_without_any_candidate_says_so(monkeypatch: pytest.MonkeyPatch) -> 
         )
 
 
+IGNORED: dict[str, BuildConfig] = {
+    "targets": small("onnxruntime", targets=("sm86",)),
+    "workspace bytes": small("openvino", workspace_bytes=1 << 30),
+    "strip weights": small("onnxruntime", strip_weights=True),
+    "hardware compatible": small("tensorrt-rtx", hardware_compatible=True),
+    "protected layers": small("onnxruntime", precision=Precision("fp16", ("no_such_layer*",))),
+}
+
+
+@pytest.mark.parametrize("name", IGNORED)
+def test_what_would_be_ignored_is_refused(name: str, cache: EngineCache) -> None:
+    with pytest.raises(ConfigError, match=name):
+        build_engine("demo", IGNORED[name], cache=cache)
+
+
 # Requests.
 
 
@@ -255,6 +351,13 @@ def test_a_request_sees_everything_that_matters(tmp_path: Path, monkeypatch: pyt
     assert len(set(found)) == len(found)
     monkeypatch.setattr(request, "machine_marks", lambda: None)
     assert request_for(folder, settings) is None
+
+
+def test_the_machine_shows_in_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = request.machine_marks()
+    assert marks is None or marks["cpu"], "the processor's model and flags"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert request.machine_marks() != marks
 
 
 def test_a_second_call_needs_no_torch(engine_folder: Path) -> None:
@@ -310,6 +413,9 @@ BAD_RECIPES: dict[str, tuple[dict[str, Any], str]] = {
     "tiny workspace": ({"workspace": "1KiB"}, "256MiB"),
     "level": ({"optimization_level": 9}, "optimization_level"),
     "device": ({"device": "tpu"}, "device"),
+    "endless": ({"frames": "1:500:900000000"}, "Chunk longer input"),
+    "gate": ({"min_snr_db": "nan"}, "no number of dB"),
+    "absurd size": ({"workspace": "9" * 400}, "1GiB or 512MiB"),
     "list": ({"protected": "ups"}, "protected"),
 }
 
@@ -319,6 +425,18 @@ def test_bad_recipes_are_explained(name: str) -> None:
     data, message = BAD_RECIPES[name]
     with pytest.raises(ConfigError, match=message):
         config_from_recipe(data)
+
+
+def test_unquoted_ranges_in_a_recipe_are_no_sexagesimal_numbers(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("backend: openvino\nframes: 1:32:50\nbatch: 1:1:4\nmin_snr_db: 90\nworkspace: ~\n")
+    settings = config_from_recipe(read_recipe(tmp_path / "r.yaml"))
+    assert settings.frames == (ShapeRange(1, 32, 50),)
+    assert settings.batch == ShapeRange(1, 1, 4)
+    assert settings.gate_db == 90 and settings.workspace_bytes is None
+    (tmp_path / "r.yaml").write_text("frames: 500\nversion_compatible: true\noptimization_level: 3\n")
+    settings = config_from_recipe(read_recipe(tmp_path / "r.yaml"))
+    assert settings.frames == (ShapeRange(500, 500, 500),)
+    assert settings.version_compatible is True and settings.optimization_level == 3
 
 
 @pytest.mark.parametrize("text", ["- a\n- b", "{", "\x00", "just words"])

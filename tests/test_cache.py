@@ -23,19 +23,20 @@ from typing import Any
 import pytest
 
 from trt_svc import engine_key as keys
-from trt_svc.build_config import BuildConfig, Precision, ShapeRange
+from trt_svc.build_config import OPTION_FIELDS, BuildConfig, Precision, ShapeRange
 from trt_svc.cache import (
     MANIFEST,
     EngineCache,
     Rejected,
     encoded_manifest,
     folder_bytes,
+    is_plain_name,
     read_entry,
     require_entry,
     verified_entry,
 )
 from trt_svc.engine_archive import import_archive, write_archive, write_engine_file
-from trt_svc.engine_key import KEY_FIELDS, NOT_IN_KEY, OPTION_FIELDS, EngineKey, engine_key
+from trt_svc.engine_key import KEY_FIELDS, NOT_IN_KEY, EngineKey, engine_key
 from trt_svc.errors import EngineError, OutputError
 from trt_svc.files import engine_directory
 
@@ -158,7 +159,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(cache: EngineCache, monkeypa
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trt_svc.cache._write_durably", full)
+    monkeypatch.setattr("trt_svc.cache.write_durably", full)
     with pytest.raises(OutputError, match=r"No space left.*engines prune"):
         stored(cache)
     assert cache.keys() == []
@@ -236,6 +237,11 @@ def _no_field(folder: Path, rng: random.Random) -> None:
     _reseal(folder, lambda m: m.pop(rng.choice(["key", "files", "key_sha256"])))
 
 
+def _wrong_types(folder: Path, rng: random.Random) -> None:
+    wrong = rng.choice([{"model.onnx": 5}, {"model.onnx": {}}, {"model.onnx": []}, [1], 7, "model.onnx"])
+    _reseal(folder, lambda m: m.update(rng.choice([{"files": wrong}, {"metadata": 5}, {"notes": []}, {"created": 1}])))
+
+
 def _path_outside(folder: Path, rng: random.Random) -> None:
     _reseal(folder, lambda m: m["files"].update({"../../x": {"bytes": 1, "sha256": "0" * 64}}))
 
@@ -248,7 +254,7 @@ def _not_json(folder: Path, rng: random.Random) -> None:
 
 DAMAGE = (
     *[_flip] * 6, *[_truncate] * 4, *[_extend] * 2, *[_zero_a_stretch] * 2, _swap_files, _lose_a_file, _smuggle_a_file,
-    _rename_a_file, _folder_for_a_file, _older_format, _other_settings, _no_field, _path_outside, _not_json,
+    _rename_a_file, _folder_for_a_file, _older_format, _other_settings, _no_field, _wrong_types, _path_outside, _not_json,
 )  # fmt: skip
 
 
@@ -333,6 +339,14 @@ def test_an_engine_travels_in_an_archive(cache: EngineCache, tmp_path: Path) -> 
     assert len(elsewhere.keys()) == 1
 
 
+@pytest.mark.parametrize(
+    "name", ["C:evil.dll", "a/b", "..", ".hidden", "model.onnx:stream", "NUL", "con.txt", "", "x\n", "ü", "a" * 200]
+)
+def test_names_that_mean_other_things_elsewhere(name: str) -> None:
+    assert not is_plain_name(name)
+    assert is_plain_name("model.onnx") and is_plain_name("sentinel.npz")
+
+
 @pytest.mark.parametrize("damage", ["flipped", "cut", "no zip", "missing", "outside", "empty"])
 def test_a_damaged_archive_is_refused(damage: str, cache: EngineCache, tmp_path: Path) -> None:
     import zipfile
@@ -387,7 +401,7 @@ from pathlib import Path
 from trt_svc.cache import EngineCache
 from trt_svc.engine_key import EngineKey, KEY_FIELDS
 cache = EngineCache(Path(sys.argv[1]))
-key = EngineKey({name: name for name in KEY_FIELDS})
+key = EngineKey({name: {"name": name} for name in KEY_FIELDS})
 files = {"model.onnx": b"0123456789abcdef" * 65536, "sentinel.npz": b"answer" * 1000}
 print("ready", flush=True)
 sys.stdin.readline()
@@ -429,7 +443,7 @@ def test_32_processes_and_one_build(tmp_path: Path) -> None:
 
 def test_a_killed_writer_leaves_no_bad_entry(tmp_path: Path) -> None:
     rng = random.Random(3)
-    key = EngineKey({name: name for name in KEY_FIELDS})
+    key = EngineKey({name: {"name": name} for name in KEY_FIELDS})
     cache = EngineCache(tmp_path)
     outcomes = set()
     for _ in range(KILLS):

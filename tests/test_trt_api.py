@@ -32,6 +32,7 @@ CLASS_OF = {
     "config": "IBuilderConfig",
     "shapes": "IOptimizationProfile",
     "cache": "ITimingCache",
+    "kept": "ITimingCache",
     "runtime": "Runtime",
     "engine": "ICudaEngine",
     "_engine": "ICudaEngine",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,16 @@ from trt_svc.build_config import BuildConfig, Precision
 from trt_svc.cache import EngineCache
 from trt_svc.checkpoints.load import Checkpoint, open_checkpoint
 from trt_svc.engine_key import EngineKey, engine_key
-from trt_svc.errors import BackendUnavailable, BuildCancelled, GraphError, QualityError
+from trt_svc.errors import (
+    BackendUnavailable,
+    BuildCancelled,
+    ConfigError,
+    EngineError,
+    GraphError,
+    QualityError,
+    TrtSvcError,
+    shown,
+)
 from trt_svc.graph.check import (
     MIN_EXPORT_SNR_DB,
     Difference,
@@ -31,7 +42,10 @@ from trt_svc.graph.model import Graph
 from trt_svc.graph.rewrites.base import applicable
 from trt_svc.graph.vocoder import graph_from_vocoder
 from trt_svc.prebuilt import Engine, find_built, request_for
+from trt_svc.precision import layers_of
 from trt_svc.progress import Progress, Quiet
+from trt_svc.registry import did_you_mean
+from trt_svc.request import request_sha256
 from trt_svc.timing import interleaved_seconds
 from trt_svc.types import Array
 from trt_svc.vocoders.base import VocoderNet
@@ -43,6 +57,9 @@ CHECK_SHAPES = ((1, 1), (2, 7), (1, 32))
 GATE_FRAMES = (1, 33, 160)
 SENTINEL = "sentinel.npz"
 SENTINEL_FRAMES = 16
+SENTINEL_MARGIN_DB = 3.0
+"""The question is short, so its figure may lie a little below the gate's."""
+GATE_MAX_FRAMES = 1000
 
 
 def build_engine(
@@ -65,37 +82,60 @@ def build_engine(
         return _engine_of(checkpoint, wanted, cache, force, progress)
     request = request_for(checkpoint, wanted, config, family, source)
     found = None if force else find_built(cache, request)
-    if found is None:
+    if found is not None:
+        return found
+    with cache.building(request_sha256(request)) if request is not None else contextlib.nullcontext():
+        # Whoever waited here for the same request finds its engine now, `auto` included.
+        found = None if force else find_built(cache, request)
+        if found is not None:
+            return found
         progress.stage("reading the checkpoint")
         opened = open_checkpoint(checkpoint, config, family, source)
         found = _engine_of(opened, wanted, cache, force, progress)
-        if request is not None:
+        if request is not None and request == request_for(checkpoint, wanted, config, family, source):
+            # Only if the file is still the one that was read.
             cache.remember(request, found.key)
-    return found
+        return found
 
 
 def _engine_of(
     checkpoint: Checkpoint, config: BuildConfig, cache: EngineCache, force: bool, progress: Progress
 ) -> Engine:
     net, wanted = checkpoint.net, config.for_family(checkpoint.family)
+    check_protected(net, wanted)
+    if wanted.backend == "auto" and wanted.targets:
+        wanted = replace(wanted, backend="tensorrt-rtx")  # nothing else compiles for GPUs that are not here
     measured: dict[str, Any] = {}
+    built: Built | None = None
     if wanted.backend == "auto":
-        wanted, measured = fastest(net, wanted, progress)
+        wanted, built, measured = fastest(net, wanted, progress)
     backend = usable_backend(wanted.backend)
-    wanted = wanted.with_precision(backend.usual_precision)
+    wanted = backend.settled(wanted)
     if wanted.rewrites is None:
         wanted = replace(wanted, rewrites=default_rewrites(backend, net))
     progress.stage("writing the graph")
     graph = graph_from_vocoder(net, wanted.precision, wanted.rewrites or ())
-    key = engine_key(graph.metadata["weights_sha256"], graph.structure_sha256(), wanted, backend.identity(wanted))
+    key = engine_key(graph.metadata["weights_sha256"], graph.sha256(), wanted, backend.identity(wanted))
     with cache.building(key):
         found = None if force else cached(cache, key, wanted)
         if found is None:
-            return _built(net, graph, backend, wanted, key, cache, progress, measured)
+            return _built(net, graph, backend, wanted, key, cache, progress, measured, built)
         if measured:
             notes = {**found.notes, "measured": measured}
             return Engine(cache.store(key, found.entry.files, found.entry.metadata, notes), True)
         return found
+
+
+def check_protected(net: VocoderNet, config: BuildConfig) -> None:
+    """Refuses patterns that protect nothing: their author thinks that something is float32."""
+    names = [name for name, _ in layers_of(net)]
+    for pattern in config.precision.protected:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ConfigError(
+                f"protected layers {shown(pattern)!r}",
+                f"no layer of this {net.family} is called so.",
+                did_you_mean(pattern, names[:40]),
+            )
 
 
 def _built(
@@ -107,19 +147,20 @@ def _built(
     cache: EngineCache,
     progress: Progress,
     measured: Mapping[str, Any],
+    built: Built | None,
 ) -> Engine:
     started = time.perf_counter()
     progress.stage("checking the graph against torch")
     check_export(net, config.rewrites or ())
     _stop_if_cancelled(progress)
     progress.stage(f"compiling for {backend.name}")
-    built = backend.build(graph, config, progress)
+    built = built or backend.build(graph, config, progress)
     _stop_if_cancelled(progress)
     progress.stage("measuring quality")
-    runs_here = backend.probe().runs
+    runs_here = backend.can_run(config)
     runner = backend.open(built.files, "auto") if runs_here else None
     quality = gate(net, graph, runner, config)
-    files = {**built.files, SENTINEL: sentinel_file(net)}
+    files = {**built.files, SENTINEL: sentinel_file(net, config)}
     notes = {
         **built.notes,
         "build_s": round(time.perf_counter() - started, 2),
@@ -198,30 +239,80 @@ def gate(net: VocoderNet, graph: Graph, runner: Runner | None, config: BuildConf
 
 
 def gate_shapes(config: BuildConfig) -> list[tuple[int, int]]:
-    """(batch, frames) inside the profiles: the shortest of each, and the usual test lengths."""
-    shapes = {(p.batch.min, p.frames.min) for p in config.profiles}
-    for frames in GATE_FRAMES:
-        shapes |= {(p.batch.min, frames) for p in config.profiles if frames in p.frames}
+    """(batch, frames) inside the profiles: shortest and usual length of each, one batch, and the usual test lengths."""
+    shapes = set()
+    for profile in config.profiles:
+        few = profile.batch.min
+        inside = [frames for frames in GATE_FRAMES if frames in profile.frames]
+        usual = [profile.frames.opt] if profile.frames.opt <= GATE_MAX_FRAMES else []
+        shapes |= {(few, frames) for frames in (profile.frames.min, *inside, *usual)}
+        shapes.add((min(profile.batch.max, few + 1), min(profile.frames.min + 7, profile.frames.max)))
     return sorted(shapes)
 
 
-def sentinel_file(net: VocoderNet) -> bytes:
-    """A short input and torch's answer to it, asked of the engine whenever it is opened."""
-    inputs = {name: value.numpy() for name, value in example_inputs(net, 1, SENTINEL_FRAMES, seed=7).items()}
-    answer = reference_audio(net, example_inputs(net, 1, SENTINEL_FRAMES, seed=7))
+def sentinel_file(net: VocoderNet, config: BuildConfig) -> bytes:
+    """A short input inside the first profile and torch's answer to it, asked of the engine whenever it is opened."""
+    (profile, *_) = config.profiles
+    frames = min(max(SENTINEL_FRAMES, profile.frames.min), profile.frames.max)
+    inputs = example_inputs(net, profile.batch.min, frames, seed=7)
+    answer = reference_audio(net, inputs)
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = {"answer": answer, **{f"in_{name}": value for name, value in inputs.items()}}
+    arrays: dict[str, Any] = {"answer": answer, **{f"in_{name}": value.numpy() for name, value in inputs.items()}}
     np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 
-def fastest(net: VocoderNet, config: BuildConfig, progress: Progress) -> tuple[BuildConfig, dict[str, Any]]:
+def ask_sentinel(engine: Engine, runner: Runner) -> float:
+    """The opened engine's answer to the stored question, in dB from torch's; refuses an engine that fails it."""
+    with np.load(io.BytesIO(engine.entry.files[SENTINEL]), allow_pickle=False) as stored:
+        inputs = {name.removeprefix("in_"): stored[name] for name in stored.files if name != "answer"}
+        answer = stored["answer"]
+    found = difference(runner.run(inputs), answer)
+    gate_db = float(engine.notes["gate_db"])
+    if not found.snr_db >= gate_db - SENTINEL_MARGIN_DB:
+        raise EngineError(
+            f"opening engine {engine.key[:12]}",
+            f"it answers a known mel with {found.snr_db:.1f} dB instead of {gate_db:g} dB.",
+            "It does not run here as it was built: build it again (--force), and run `trt-svc doctor`.",
+        )
+    return found.snr_db
+
+
+def fastest(net: VocoderNet, config: BuildConfig, progress: Progress) -> tuple[BuildConfig, Built, dict[str, Any]]:
     """The quickest backend and form that can run on this machine and passes the gate, by interleaved timing."""
     progress.stage("measuring backends on this machine")
-    frames = config.profiles[0].frames.opt
-    inputs = example_inputs(net, 1, frames)
+    (profile, *_) = config.profiles
+    frames, batch = profile.frames.opt, profile.batch.opt
+    inputs = example_inputs(net, batch, frames)
     runs: dict[str, Any] = {"torch": lambda: reference_audio(net, inputs)}
-    candidates: dict[str, BuildConfig] = {}
+    candidates: dict[str, tuple[BuildConfig, Built]] = {}
+    out: dict[str, str] = {}
+    for candidate in contenders(net, config):
+        label = f"{candidate.backend} ({', '.join(candidate.rewrites or ()) or 'as it is'})"
+        try:
+            runs[label], built = _contender(net, candidate, inputs, progress)
+            candidates[label] = (candidate, built)
+        except Exception as err:  # whatever is wrong with one backend must not stop the others
+            out[label] = shown(err.found if isinstance(err, TrtSvcError) else f"{type(err).__name__}: {err}")
+            log.warning("%s is out: %s", label, out[label])
+        _stop_if_cancelled(progress)
+    if not candidates:
+        found = "no backend that builds engines can run here at this quality."
+        raise BackendUnavailable("backend auto", found, "See `trt-svc doctor`, or use backend='torch'.")
+    seconds = interleaved_seconds(runs)
+    best = min(candidates, key=lambda label: seconds[label])
+    report = {
+        "frames": frames,
+        "batch": batch,
+        "seconds": {label: round(value, 5) for label, value in seconds.items()},
+        "chosen": best,
+        "out": out,
+    }
+    return (*candidates[best], report)
+
+
+def contenders(net: VocoderNet, config: BuildConfig) -> Iterator[BuildConfig]:
+    """What `auto` compares: every backend that builds and runs here, in each of its competing forms."""
     for name, kind in backends:
         backend = kind()
         if config.device == "cpu" and backend.needs_gpu:
@@ -229,22 +320,13 @@ def fastest(net: VocoderNet, config: BuildConfig, progress: Progress) -> tuple[B
         probe = backend.probe()
         if not (probe.runs and probe.builds):
             continue
-        for rewrites in forms(backend, net, config):
-            candidate = replace(config, backend=name, rewrites=rewrites).with_precision(backend.usual_precision)
-            label = f"{name} ({', '.join(rewrites) or 'as it is'})"
-            try:
-                runs[label] = _contender(net, backend, candidate, inputs, progress)
-                candidates[label] = candidate
-            except (QualityError, GraphError) as err:
-                log.warning("%s is out: %s", label, err.found)
-            _stop_if_cancelled(progress)
-    if not candidates:
-        found = "no backend that builds engines can run here at this quality."
-        raise BackendUnavailable("backend auto", found, "See `trt-svc doctor`, or use backend='torch'.")
-    seconds = interleaved_seconds(runs)
-    best = min(candidates, key=lambda label: seconds[label])
-    report = {"frames": frames, "seconds": {label: round(value, 5) for label, value in seconds.items()}, "chosen": best}
-    return candidates[best], report
+        try:
+            settled = backend.settled(replace(config, backend=name))
+        except ConfigError as err:
+            log.info("%s is out: %s", name, err)
+            continue
+        if backend.can_run(settled):
+            yield from (replace(settled, rewrites=rewrites) for rewrites in forms(backend, net, config))
 
 
 def forms(backend: Backend, net: VocoderNet, config: BuildConfig) -> list[tuple[str, ...]]:
@@ -258,11 +340,12 @@ def forms(backend: Backend, net: VocoderNet, config: BuildConfig) -> list[tuple[
 
 
 def _contender(
-    net: VocoderNet, backend: Backend, config: BuildConfig, inputs: Mapping[str, Any], progress: Progress
-) -> Any:
+    net: VocoderNet, config: BuildConfig, inputs: Mapping[str, Any], progress: Progress
+) -> tuple[Callable[[], Array], Built]:
+    backend = backends.get(config.backend)()
     graph = graph_from_vocoder(net, config.precision, config.rewrites or ())
-    built: Built = backend.build(graph, config, progress)
+    built = backend.build(graph, config, progress)
     runner = backend.open(built.files, "auto")
     gate(net, graph, runner, config)
     arrays: dict[str, Array] = {spec.name: inputs[spec.name].numpy() for spec in graph.inputs}
-    return lambda: runner.run(arrays)
+    return lambda: runner.run(arrays), built

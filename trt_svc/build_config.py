@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -20,6 +21,16 @@ SM_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm90", "sm100", "sm120", "sm121")
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 1000, "MB": 10**6, "GB": 10**9}
 
 
+OPTION_FIELDS = (
+    "workspace_bytes",
+    "optimization_level",
+    "hardware_compatible",
+    "version_compatible",
+    "strip_weights",
+    "targets",
+)
+"""Fields of BuildConfig that are told to a compiler."""
+MAX_FRAMES = 200_000
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 BF16_REASON = "bfloat16 keeps 8 bits: networks of this depth come out near 40 dB, audibly rough"
 
@@ -57,6 +68,8 @@ class ShapeRange:
     max: int
 
     def __post_init__(self) -> None:
+        if self.max > MAX_FRAMES:
+            raise ConfigError(f"range {self}", f"{self.max} is beyond {MAX_FRAMES}.", "Chunk longer input.")
         if not 1 <= self.min <= self.opt <= self.max:
             raise ConfigError(
                 f"range {self}", "it must rise from 1 on: minimum <= usual <= maximum.", "Write it as 32:512:2048."
@@ -128,7 +141,7 @@ class BuildConfig:
     batch: ShapeRange | None = None
     """None: the family's default."""
     rewrites: tuple[str, ...] | None = None
-    """None: measured on this machine, or the backend's default where it cannot run here."""
+    """None: with backend auto the fastest measured, else the backend's usual ones."""
     targets: tuple[str, ...] = ()
     """Compute capabilities to compile for ahead of time (tensorrt-rtx); empty: the backend's portable set."""
     workspace_bytes: int | None = None
@@ -154,6 +167,8 @@ class BuildConfig:
             raise ConfigError(
                 "workspace", f"{self.workspace_bytes} bytes is too little for any network.", "Use 256MiB or more."
             )
+        if self.gate_db is not None and not math.isfinite(self.gate_db):
+            raise ConfigError("quality gate", f"{self.gate_db} is no number of dB.", "Use 45, for example.")
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise ConfigError("optimization level", f"{self.optimization_level} does not exist.", "Use 0 to 5.")
 
@@ -184,7 +199,7 @@ class BuildConfig:
 
 def parse_bytes(text: str) -> int:
     """A number of bytes from "1GiB", "512MiB" or "1000000"."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B|B)?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([KMG]i?B|B)?\s*", text, re.IGNORECASE)
     if match is None:
         raise ConfigError(f"size {shown(text)!r}", "it is not a number of bytes.", "Write it as 1GiB or 512MiB.")
     return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
@@ -222,8 +237,9 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     """The keys of a YAML recipe."""
     what = f"recipe {shown(Path(path).name)}"
     try:
-        data = yaml.safe_load(Path(path).expanduser().read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as err:
+        # Texts only: YAML would read an unquoted 1:1:4 as a number to the base of 60.
+        data = yaml.load(Path(path).expanduser().read_text("utf-8"), yaml.BaseLoader)
+    except (OSError, RuntimeError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as err:
         raise ConfigError(
             what, f"it cannot be read ({shown(str(err))}).", "See configs/recipes/ for examples."
         ) from err
@@ -235,7 +251,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 def config_from_recipe(data: Mapping[str, Any], what: str = "recipe") -> BuildConfig:
     """The build settings that the keys of a recipe state."""
     try:
-        keys = _Recipe.model_validate(data)
+        keys = _Recipe.model_validate({k: v for k, v in data.items() if v not in ("", "~", "null", None)})
     except ValidationError as err:
         first = err.errors()[0]
         key = ".".join(map(str, first["loc"])) or "recipe"

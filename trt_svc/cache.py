@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import time
 import uuid
@@ -23,6 +24,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from trt_svc.build_config import parse_bytes
 from trt_svc.engine_key import KEY_FIELDS, EngineKey, canonical
 from trt_svc.errors import EngineError, OutputError, shown
 from trt_svc.files import DIRECTORY_VARIABLE, engine_directory
@@ -64,8 +66,8 @@ class EngineCache:
 
     def __init__(self, root: Path | None = None, limit_bytes: int | None = None) -> None:
         self.root = root or engine_directory()
-        asked = os.environ.get(LIMIT_VARIABLE, "")
-        self.limit_bytes = limit_bytes or (int(asked) if asked.isdigit() else DEFAULT_LIMIT_BYTES)
+        asked = os.environ.get(LIMIT_VARIABLE)
+        self.limit_bytes = limit_bytes or (parse_bytes(asked) if asked else DEFAULT_LIMIT_BYTES)
 
     def folder(self, key: str) -> Path:
         return self.root / key[:2] / key
@@ -132,8 +134,8 @@ class EngineCache:
         try:
             partial.mkdir(parents=True)
             for name, data in files.items():
-                _write_durably(partial / name, data)
-            _write_durably(partial / MANIFEST, encoded_manifest(manifest))
+                write_durably(partial / name, data)
+            write_durably(partial / MANIFEST, encoded_manifest(manifest))
             self.publish(partial, key.sha256)
         except OSError as err:
             raise OutputError(
@@ -143,7 +145,8 @@ class EngineCache:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         self.prune(self.limit_bytes, keep=key.sha256)
-        return read_entry(self.folder(key.sha256))
+        sealed = json.loads(encoded_manifest(manifest))
+        return Entry(key.sha256, self.folder(key.sha256), sealed, dict(files))
 
     def partial_folder(self) -> Path:
         """A name for a folder that is being written; what a killed process leaves there is swept away later."""
@@ -210,8 +213,12 @@ class EngineCache:
             if _sha256(canonical(body)) != noted["sha256"] or canonical(noted["request"]) != canonical(dict(request)):
                 return None
             return self.find(str(noted["key"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
+
+    def forget_requests(self) -> None:
+        """Deletes all shortcuts."""
+        shutil.rmtree(self.root / "requests", ignore_errors=True)
 
     def _request_path(self, request: Mapping[str, Any]) -> Path:
         return self.root / "requests" / f"{_sha256(canonical(dict(request)))}.json"
@@ -233,7 +240,10 @@ def read_entry(folder: Path) -> Entry:
         if _sha256(data) != stated["sha256"]:
             raise Rejected(f"{name} is not the file that was stored")
         files[name] = data
-    unknown = {path.name for path in folder.iterdir()} - set(files) - {MANIFEST}
+    try:
+        unknown = {path.name for path in folder.iterdir()} - set(files) - {MANIFEST}
+    except OSError as err:
+        raise Rejected(f"its folder cannot be read ({err.strerror or err})") from err
     if unknown:
         raise Rejected(f"it holds a file that was not stored with it ({shown(sorted(unknown)[0])})")
     return Entry(manifest["key_sha256"], folder, manifest, files)
@@ -261,13 +271,34 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise Rejected("its key has other fields")
         if not manifest["key_sha256"] == EngineKey(manifest["key"]).sha256 == folder.name:
             raise Rejected("it lies under the name of another engine")
-        if not manifest["files"] or any(
-            "/" in name or "\\" in name or name.startswith(".") for name in manifest["files"]
-        ):
+        if not manifest["files"] or not all(map(is_plain_name, manifest["files"])):
             raise Rejected("its file list is not usable")
+        _check_shape(manifest)
     except (KeyError, TypeError, AttributeError) as err:
         raise Rejected("its manifest lacks a field") from err
     return manifest
+
+
+def is_plain_name(name: str) -> bool:
+    """A file name that means the same everywhere: no folders, drives, streams or devices."""
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name) is not None and name.partition(".")[
+        0
+    ].upper() not in (
+        "CON",
+        "PRN",
+        "AUX",
+        "NUL",
+    )
+
+
+def _check_shape(manifest: Mapping[str, Any]) -> None:
+    """Raises Rejected where a value that is read later has another type."""
+    right = isinstance(manifest["metadata"], dict) and isinstance(manifest["notes"], dict)
+    right = right and isinstance(manifest["created"], str) and isinstance(manifest["key"]["precision"], dict)
+    for stated in manifest["files"].values():
+        right = right and isinstance(stated["bytes"], int) and isinstance(stated["sha256"], str)
+    if not right:
+        raise Rejected("its manifest holds something else than expected")
 
 
 def encoded_manifest(manifest: Mapping[str, Any]) -> bytes:
@@ -311,7 +342,8 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes) -> None:
+    """A file that is on the disk when this returns."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -341,7 +373,7 @@ def _partial_name() -> str:
 def _alive(name: str) -> bool:
     """Does the process that is writing this folder still run, as far as this machine can know?"""
     host, _, rest = name.removeprefix(_PARTIAL).partition("-")
-    if host != _HOST:
+    if host != _HOST or platform.system() == "Windows":  # where signal 0 is Ctrl-C
         return True
     try:
         os.kill(int(rest.partition("-")[0]), 0)

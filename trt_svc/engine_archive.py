@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
-from trt_svc.cache import MANIFEST, EngineCache, Entry, Rejected, encoded_manifest, read_entry
+from trt_svc.cache import (
+    MANIFEST,
+    EngineCache,
+    Entry,
+    Rejected,
+    encoded_manifest,
+    is_plain_name,
+    read_entry,
+    write_durably,
+)
 from trt_svc.errors import EngineError, OutputError, shown
 from trt_svc.files import replacing
 
@@ -21,6 +31,9 @@ def write_engine_file(entry: Entry, path: Path) -> None:
         write_archive(entry, path)
         return
     (data,) = [data for name, data in entry.files.items() if name not in SIDE_FILES]
+    if "weights.onnx" in entry.files:
+        with replacing(path.with_name(f"{path.name}.weights.onnx")) as part:
+            part.write_bytes(entry.files["weights.onnx"])
     with replacing(path) as part:
         part.write_bytes(data)
     with replacing(path.with_name(f"{path.name}.json")) as part:
@@ -52,14 +65,16 @@ def import_archive(path: Path, cache: EngineCache) -> Entry:
             cache.publish(partial / key, key)
     except Rejected as reason:
         raise EngineError(asked, f"{reason}.", advice) from None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as err:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as err:
         raise EngineError(asked, f"it is no engine archive ({shown(str(err))}).", advice) from err
     except OSError as err:
         if isinstance(err, OutputError):
             raise
-        raise EngineError(asked, f"it cannot be read ({err.strerror or err}).", "Check the path.") from err
+        what = f"it cannot be read, or its engine not be stored in {cache.root} ({err.strerror or err})."
+        raise EngineError(asked, what, "Check the path, and room and rights in the cache.") from err
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    cache.prune(cache.limit_bytes, keep=key)
     return Entry(entry.key, cache.folder(key), entry.manifest, entry.files)
 
 
@@ -70,12 +85,11 @@ def _unpack(archive: zipfile.ZipFile, into: Path) -> str:
         raise Rejected("its list of files is not that of an engine")
     parts = {PurePosixPath(info.filename).parts for info in members}
     keys = {names[0] for names in parts}
-    plain = all(len(names) == 2 and not names[1].startswith(".") for names in parts)
+    plain = all(len(names) == 2 and is_plain_name(names[1]) for names in parts)
     (key,) = keys if len(keys) == 1 else ("",)
     if not plain or len(key) != 64 or not set(key) <= set("0123456789abcdef") or len(parts) != len(members):
         raise Rejected("its list of files is not that of an engine")
     (into / key).mkdir(parents=True)
     for info in members:
-        with archive.open(info) as source, (into / key / PurePosixPath(info.filename).name).open("wb") as target:
-            shutil.copyfileobj(source, target)
+        write_durably(into / key / PurePosixPath(info.filename).name, archive.read(info))
     return key

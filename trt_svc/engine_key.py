@@ -17,7 +17,7 @@ import platform
 from dataclasses import dataclass
 from typing import Any
 
-from trt_svc.build_config import BuildConfig
+from trt_svc.build_config import OPTION_FIELDS, BuildConfig
 
 BUILD_REVISION = 1
 """Raised when the same settings would yield another engine, or an engine must not be trusted any more."""
@@ -31,14 +31,6 @@ KEY_FIELDS = (
     "options",
     "system",
     "build_revision",
-)
-OPTION_FIELDS = (
-    "workspace_bytes",
-    "optimization_level",
-    "hardware_compatible",
-    "version_compatible",
-    "strip_weights",
-    "targets",
 )
 NOT_IN_KEY = ("gate_db", "rewrites", "device")
 """Fields of BuildConfig that leave the engine as it is; rewrites show in the graph, the device in the backend."""
@@ -75,4 +67,4 @@ def engine_key(weights_sha256: str, graph_sha256: str, config: BuildConfig, iden
 
 def canonical(value: Any) -> bytes:
     """One spelling for equal values."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=list).encode()
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=str).encode()

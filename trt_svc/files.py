@@ -10,7 +10,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from trt_svc.errors import OutputError, shown
+from trt_svc.errors import OutputError, TrtSvcError, shown
 
 DIRECTORY_VARIABLE = "TRT_SVC_ENGINE_DIR"
 
@@ -34,10 +34,11 @@ def replacing(path: Path) -> Iterator[Path]:
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.chmod(0o666 & ~_UMASK)  # mkstemp makes private files
-        try:
-            part.replace(path)
-        except OSError as err:
-            raise _unwritable(path, err) from err
+        part.replace(path)
+    except OSError as err:
+        if isinstance(err, TrtSvcError):
+            raise
+        raise _unwritable(path, err) from err
     finally:
         part.unlink(missing_ok=True)
 
@@ -51,8 +52,20 @@ def engine_directory() -> Path:
     """TRT_SVC_ENGINE_DIR, else `engines/` of a checkout, else the user's cache directory."""
     asked = os.environ.get(DIRECTORY_VARIABLE)
     if asked:
-        return Path(asked).expanduser()
+        try:
+            return Path(asked).expanduser()
+        except RuntimeError as err:  # an unknown ~user
+            raise OutputError(
+                f"{DIRECTORY_VARIABLE}={shown(asked)}", f"it is no folder ({err}).", "Set it to a path."
+            ) from err
     checkout = Path(__file__).parents[1]
     if (checkout / "pyproject.toml").is_file() and (checkout / "engines").is_dir():
         return checkout / "engines"
     return user_cache_path("trt_svc") / "engines"
+
+
+def config_folder() -> Path:
+    """`configs/` of the checkout, or its copy inside an installed package."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"

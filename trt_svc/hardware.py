@@ -1,10 +1,11 @@
-"""The GPU of this machine, found without loading CUDA: NVML where nvidia-ml-py is installed, else torch."""
+"""The GPUs of this machine: as torch numbers them where it has CUDA, else by NVML."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from trt_svc.optional import is_installed, require
 
@@ -35,23 +36,17 @@ class Gpu:
 
 
 def all_gpus() -> tuple[list[Gpu], str]:
-    """The GPUs, or an empty list and the reason."""
+    """The GPUs in CUDA's order where torch can tell it, or an empty list and the reason."""
+    import torch
+
+    if torch.cuda.is_available():
+        return _by_torch(torch), ""
     if is_installed("pynvml"):
         try:
             return _by_nvml(), ""
         except Exception as err:  # a missing driver has many faces
             return [], f"no NVIDIA driver answers ({err})"
-    import torch
-
-    if not torch.cuda.is_available():
-        why = "this torch has no CUDA" if torch.version.cuda is None else "torch finds no CUDA GPU"
-        return [], why
-    found = []
-    for i in range(torch.cuda.device_count()):
-        card = torch.cuda.get_device_properties(i)
-        free, total = torch.cuda.mem_get_info(i)
-        found.append(Gpu(card.name, f"sm{card.major}{card.minor}", total, free, f"CUDA {torch.version.cuda}"))
-    return found, ""
+    return [], "this torch has no CUDA" if torch.version.cuda is None else "torch finds no CUDA GPU"
 
 
 def free_memory() -> str:
@@ -71,6 +66,22 @@ def first_gpu() -> Gpu | None:
     """The GPU that engines are built for, or None."""
     found, _ = all_gpus()
     return found[0] if found else None
+
+
+def _by_torch(torch: Any) -> list[Gpu]:
+    """Honours CUDA_VISIBLE_DEVICES and CUDA's own order, which NVML does not."""
+    driver = f"CUDA {torch.version.cuda}"
+    if is_installed("pynvml"):
+        try:
+            driver = _by_nvml()[0].driver
+        except Exception as err:  # a missing driver has many faces
+            driver = f"{driver} ({type(err).__name__})"
+    found = []
+    for i in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(i)
+        free, total = torch.cuda.mem_get_info(i)
+        found.append(Gpu(card.name, f"sm{card.major}{card.minor}", total, free, driver))
+    return found
 
 
 def _by_nvml() -> list[Gpu]:

@@ -33,7 +33,8 @@ def is_installed(module: str) -> bool:
 
 def install_line(module: str) -> str:
     """The pip command that brings an optional package."""
-    return f'pip install "trt-svc[{EXTRA_OF[module.partition(".")[0]]}]"'
+    extra = EXTRA_OF.get(module.partition(".")[0])
+    return f"pip install {module}" if extra is None else f'pip install "trt-svc[{extra}]"'
 
 
 def require(module: str, purpose: str) -> ModuleType:

@@ -79,8 +79,8 @@ def request_for(
     stated = found.config if config is None else read_config(config)
     try:
         return request_of(found.weights, stated, family, source, settings)
-    except OSError:
-        return None  # the checkpoint's reader will say what is wrong with the file
+    except (OSError, TypeError, ValueError):
+        return None  # the readers will say what is wrong with the file or the config
 
 
 def find_built(cache: EngineCache, request: Mapping[str, Any] | None) -> Engine | None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from trt_svc.build_config import BuildConfig
 from trt_svc.engine_key import BUILD_REVISION, canonical
+from trt_svc.files import config_folder
 from trt_svc.optional import is_installed, require
 
 PACKAGES = (
@@ -35,6 +36,8 @@ PACKAGES = (
     "torch-tensorrt",
 )
 _DRIVER = Path("/proc/driver/nvidia")
+_CPU_INFO = Path("/proc/cpuinfo")
+_WSL_GPU = Path("/dev/dxg")
 _CHUNK_BYTES = 1 << 20
 
 
@@ -51,7 +54,7 @@ def request_of(
         return None
     return {
         "weights_file": file_sha256(weights),
-        "config": file_sha256(config) if isinstance(config, Path) else sha256(canonical(config)),
+        "config": file_sha256(config) if isinstance(config, Path) else sha256(canonical(config or {})),
         "family": family,
         "source": source,
         "settings": settings.as_dict(),
@@ -60,6 +63,11 @@ def request_of(
         "build_revision": BUILD_REVISION,
         "machine": machine,
     }
+
+
+def request_sha256(request: Mapping[str, Any]) -> str:
+    """Hash of a request."""
+    return sha256(canonical(dict(request)))
 
 
 def file_sha256(path: Path) -> str:
@@ -87,21 +95,37 @@ def versions() -> dict[str, str]:
 
 
 def own_code() -> str:
-    """Fingerprint of this package's files, so that somebody who edits it never gets yesterday's engine."""
+    """Fingerprint of this package's files, presets too: who edits them never gets yesterday's engine."""
     root = Path(__file__).parent
-    files = sorted(path for path in root.rglob("*.py"))
-    return sha256(canonical([[str(p.relative_to(root)), p.stat().st_size, p.stat().st_mtime_ns] for p in files]))
+    files = sorted([*root.rglob("*.py"), *config_folder().rglob("*.json")])
+    return sha256(canonical([[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]))
 
 
 def machine_marks() -> dict[str, Any] | None:
-    """Processor, driver and GPUs."""
-    marks: dict[str, Any] = {"os": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()}
+    """Processor, driver and GPUs; None where a GPU may be there that cannot be named without loading CUDA."""
+    marks: dict[str, Any] = {
+        "os": platform.system(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "cpu": _processor(),
+        "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
+    }
     if _DRIVER.is_dir():
         files = [_DRIVER / "version", *sorted(_DRIVER.glob("gpus/*/information"))]
         return {**marks, "gpu": [_text(path) for path in files]}
-    if platform.system() == "Linux":
+    without_gpu = platform.system() == "Darwin" or (platform.system() == "Linux" and not _WSL_GPU.exists())
+    if without_gpu:
         return {**marks, "gpu": []}
     return {**marks, "gpu": _gpus_by_nvml()} if is_installed("pynvml") else None
+
+
+def _processor() -> list[str]:
+    """Model and capabilities: compiled code for a CPU depends on both."""
+    if not _CPU_INFO.exists():
+        return [platform.processor()]
+    first = _text(_CPU_INFO).partition("\n\n")[0]
+    names = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+    return [line for line in first.splitlines() if line.partition("\t")[0].partition(":")[0].strip() in names]
 
 
 def _gpus_by_nvml() -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from trt_svc.audio import resample
 from trt_svc.backends.base import Runner
 from trt_svc.backends.torch_eager import TorchRunner
-from trt_svc.build import build_engine, usable_backend
+from trt_svc.build import ask_sentinel, build_engine, usable_backend
 from trt_svc.build_config import BuildConfig, Precision
 from trt_svc.checkpoints.load import Checkpoint, open_checkpoint
 from trt_svc.config import AudioSpec
@@ -22,6 +22,7 @@ from trt_svc.denoiser import BIAS_FRAMES, Denoiser
 from trt_svc.errors import BackendUnavailable, InputError
 from trt_svc.excitation import Excitation, LatentNoise
 from trt_svc.features.mel import log_mel
+from trt_svc.graph.vocoder import weights_sha256
 from trt_svc.inputs import Utterance, as_wave, check_rate, check_utterance, is_tensor, like
 from trt_svc.noise import Noise, check_given, check_seeds
 from trt_svc.types import Array
@@ -155,6 +156,8 @@ def load_vocoder(
     backend: str = "torch",
     device: str = "auto",
     precision: str = "fp32",
+    *,
+    build: BuildConfig | None = None,
 ) -> Vocoder:
     """The vocoder stored at a path, in a folder or under an alias ("demo" is the voice that ships with the package).
 
@@ -163,11 +166,11 @@ def load_vocoder(
     bigvgan, gptsovits_generator or waveglow; by default recognised. source (nsf_hifigan): sovits-interp,
     openvpi (the default), openvpi-legacy or mini; the weights do not tell the first three apart.
     backend: torch, auto (the fastest here), or one that `trt-svc doctor` lists; engines are built once and
-    then come from the cache.
+    then come from the cache. build: all settings of the engine at once, in place of backend and precision.
     """
     where = chosen_device(device)
     wanted = Precision(precision)
-    if backend == "torch":
+    if backend == "torch" and build is None:
         if wanted.name != "fp32":
             raise InputError(
                 f"precision {precision!r}",
@@ -176,12 +179,15 @@ def load_vocoder(
             )
         checkpoint = open_checkpoint(path, config, family, source)
         return Vocoder(checkpoint, TorchRunner(checkpoint.net, where), backend, where)
-    if backend != "auto":
-        usable_backend(backend)
-    settings = BuildConfig(backend=backend, device="cpu" if where == "cpu" else "auto", precision=wanted)
+    settings = build or BuildConfig(backend=backend, device="cpu" if device == "cpu" else "auto", precision=wanted)
+    if settings.backend != "auto":
+        usable_backend(settings.backend)
     engine = build_engine(path, settings, config=config, family=family, source=source)
     checkpoint = open_checkpoint(path, config, family, source)
+    if weights_sha256(checkpoint.net) != engine.entry.metadata["weights_sha256"]:
+        engine = build_engine(checkpoint, settings)  # the file was replaced in between
     runner = usable_backend(engine.backend).open(engine.entry.files, where)
+    ask_sentinel(engine, runner)
     return Vocoder(checkpoint, runner, engine.backend, where)
 
 

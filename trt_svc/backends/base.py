@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from trt_svc.build_config import BuildConfig
+from trt_svc.build_config import OPTION_FIELDS, BuildConfig
+from trt_svc.errors import ConfigError
 from trt_svc.graph.model import Graph
 from trt_svc.progress import Progress
 from trt_svc.registry import Registry
@@ -45,6 +46,9 @@ class Backend(ABC):
 
     name: ClassVar[str]
     needs_gpu: ClassVar[bool] = False
+    options: ClassVar[frozenset[str]] = frozenset()
+    """Compiler options (fields of BuildConfig) that it knows."""
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16")
     default_rewrites: ClassVar[tuple[str, ...]] = ("fold-mean", "fold-snake")
     """Forms used where they cannot be compared by time."""
     competing_rewrites: ClassVar[tuple[tuple[str, ...], ...]] = (
@@ -59,6 +63,29 @@ class Backend(ABC):
     def usual_precision(self) -> str:
         """What "auto" means here: half precision pays on GPUs only."""
         return "fp16" if self.needs_gpu else "fp32"
+
+    def settled(self, config: BuildConfig) -> BuildConfig:
+        """The settings with this backend's own defaults, in one spelling; refuses what it would ignore."""
+        plain = BuildConfig()
+        for name in OPTION_FIELDS:
+            if name not in self.options and getattr(config, name) != getattr(plain, name):
+                raise ConfigError(
+                    f"{name.replace('_', ' ')} for the {self.name} backend",
+                    "it has no such option.",
+                    f"Leave it out; it knows: {', '.join(sorted(self.options)) or 'none'}.",
+                )
+        settled = config.with_precision(self.usual_precision)
+        if settled.precision.name not in self.precisions:
+            raise ConfigError(
+                f"precision {settled.precision.name!r} for the {self.name} backend",
+                "it has no kernels for it.",
+                f"Use one of: {', '.join(self.precisions)}.",
+            )
+        return settled
+
+    def can_run(self, config: BuildConfig) -> bool:
+        """Can an engine of these settings run on this machine?"""
+        return self.probe().runs
 
     @abstractmethod
     def probe(self) -> Probe:

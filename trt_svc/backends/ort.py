@@ -12,6 +12,7 @@ import numpy as np
 
 from trt_svc.backends.base import Backend, Built, Probe, Runner, backends
 from trt_svc.build_config import BuildConfig
+from trt_svc.errors import BackendUnavailable
 from trt_svc.graph.model import Graph
 from trt_svc.optional import require
 from trt_svc.progress import Progress
@@ -21,16 +22,18 @@ MODEL = "model.onnx"
 
 
 class OrtRunner:
-    def __init__(self, model: bytes, providers: list[Any]) -> None:
+    def __init__(self, model: bytes, providers: list[Any], wanted: str) -> None:
         ort = require("onnxruntime", "the onnxruntime backend")
         options = ort.SessionOptions()
         options.log_severity_level = 3
         self._session = ort.InferenceSession(model, options, providers=providers)
+        if wanted not in self._session.get_providers():
+            raise BackendUnavailable(
+                wanted,
+                "onnxruntime could not load it and would compute on the CPU instead.",
+                "Check that CUDA, cuDNN and TensorRT match this onnxruntime-gpu; see `trt-svc doctor`.",
+            )
         self._names = [value.name for value in self._session.get_inputs()]
-
-    @property
-    def providers(self) -> list[str]:
-        return list(self._session.get_providers())
 
     def run(self, inputs: Mapping[str, Array]) -> Array:
         return np.asarray(self._session.run(None, {name: inputs[name] for name in self._names})[0])
@@ -63,11 +66,12 @@ class OnnxRuntime(Backend):
     def build(self, graph: Graph, config: BuildConfig, progress: Progress) -> Built:
         return Built({MODEL: graph.to_bytes()})
 
-    def provider_options(self) -> list[Any]:
+    def provider_options(self, device: int) -> list[Any]:
         return [self.provider, *self.fallbacks]
 
     def open(self, files: Mapping[str, bytes], device: str) -> Runner:
-        return OrtRunner(files[MODEL], self.provider_options())
+        number = device.partition(":")[2]
+        return OrtRunner(files[MODEL], self.provider_options(int(number or 0)), self.provider)
 
 
 class _OrtOnGpu(OnnxRuntime):
@@ -83,9 +87,10 @@ class OnnxRuntimeCuda(_OrtOnGpu):
     provider = "CUDAExecutionProvider"
     fallbacks = ("CPUExecutionProvider",)
 
-    def provider_options(self) -> list[Any]:
+    def provider_options(self, device: int) -> list[Any]:
         # An exhaustive search would run again for each new length.
-        return [(self.provider, {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}), *self.fallbacks]
+        options = {"device_id": str(device), "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
+        return [(self.provider, options), *self.fallbacks]
 
 
 @backends.register("onnxruntime-tensorrt")
@@ -95,6 +100,9 @@ class OnnxRuntimeTensorRT(_OrtOnGpu):
     name = "onnxruntime-tensorrt"
     provider = "TensorrtExecutionProvider"
     fallbacks = ("CUDAExecutionProvider", "CPUExecutionProvider")
+
+    def provider_options(self, device: int) -> list[Any]:
+        return [(self.provider, {"device_id": str(device)}), *self.fallbacks]
 
     def advice(self) -> str:
         return "pip uninstall onnxruntime; pip install onnxruntime-gpu tensorrt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ from trt_svc.progress import Progress
 from trt_svc.types import Array
 
 PLAN = "model.plan"
+NEEDS = "An NVIDIA GPU, its driver and a CUDA build of torch are needed."
 WEIGHTS = "weights.onnx"
 """Beside a plan without weights: the graph they are put back from."""
 
@@ -30,6 +32,10 @@ class TensorRT(Backend):
     name = "tensorrt"
     needs_gpu = True
     module: ClassVar[str] = "tensorrt"
+    precisions = ("fp32", "fp16", "bf16")
+    options = frozenset(
+        {"workspace_bytes", "optimization_level", "hardware_compatible", "version_compatible", "strip_weights"}
+    )
     default_rewrites = ("fold-mean", "fold-snake", "two-phase-conv")
     default_targets: ClassVar[tuple[str, ...]] = ()
 
@@ -45,8 +51,13 @@ class TensorRT(Backend):
             return Probe(False, False, err.found, err.advice)
         gpu = first_gpu()
         found = f"{self.module} {api.version}"
-        if gpu is None:
-            return Probe(api.has_targets, False, f"{found}, no NVIDIA GPU", "An NVIDIA GPU and its driver are needed.")
+        if gpu is None or not cuda_in_torch():
+            return Probe(
+                api.has_targets,
+                False,
+                f"{found}, {'no NVIDIA GPU' if gpu is None else 'but this torch has no CUDA'}",
+                NEEDS,
+            )
         return Probe(True, True, f"{found} on {gpu.name}")
 
     def identity(self, config: BuildConfig) -> dict[str, str]:
@@ -84,6 +95,13 @@ class TensorRT(Backend):
         return TrtRunner(self.api(), files[PLAN], device, files.get(WEIGHTS))
 
 
+def cuda_in_torch() -> bool:
+    """Device memory is torch's."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
 class TrtRunner:
     """Runs a plan on device memory held by torch."""
 
@@ -96,17 +114,27 @@ class TrtRunner:
             )
         self._torch = torch
         self._device = torch.device(device if device != "auto" else "cuda")
+        if self._device.type != "cuda":
+            raise EngineError(
+                f"opening an engine on {device}", "TensorRT runs on GPUs only.", "Use backend='onnxruntime' there."
+            )
+        self._lock = threading.Lock()  # one context, so one run at a time
         self._api = api
-        self._engine = api.engine(plan)
-        if weights is not None:
-            api.refit(self._engine, weights)
-        self._context = self._engine.create_execution_context()
+        with torch.cuda.device(self._device):
+            self._engine = api.engine(plan)
+            if weights is not None:
+                api.refit(self._engine, weights)
+            self._context = self._engine.create_execution_context()
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         mode = api.trt.TensorIOMode
         self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == mode.INPUT]
         (self._output,) = [name for name in names if self._engine.get_tensor_mode(name) == mode.OUTPUT]
 
     def run(self, inputs: Mapping[str, Array]) -> Array:
+        with self._lock, self._torch.cuda.device(self._device):
+            return self._run(inputs)
+
+    def _run(self, inputs: Mapping[str, Array]) -> Array:
         torch, stream = self._torch, self._torch.cuda.current_stream(self._device)
         held: list[Any] = []
         self._choose_profile(inputs)

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from trt_svc.backends.base import Probe, backends
 from trt_svc.backends.tensorrt import TensorRT
+from trt_svc.build_config import BuildConfig
+from trt_svc.hardware import first_gpu
 
 PORTABLE_TARGETS = ("sm86", "sm89", "sm120")
 """What an engine is built for when nothing is asked: Ampere, Ada and Blackwell cards. Turing has to be asked for."""
+
+
+def _generation(target: str) -> int:
+    return int(target.removeprefix("sm"))
 
 
 @backends.register("tensorrt-rtx")
 class TensorRTRtx(TensorRT):
     name = "tensorrt-rtx"
     module: ClassVar[str] = "tensorrt_rtx"
+    options = frozenset({"workspace_bytes", "optimization_level", "strip_weights", "targets"})
     default_targets: ClassVar[tuple[str, ...]] = PORTABLE_TARGETS
+
+    def settled(self, config: BuildConfig) -> BuildConfig:
+        return replace(super().settled(config), targets=tuple(sorted(set(self.targets(config)), key=_generation)))
+
+    def can_run(self, config: BuildConfig) -> bool:
+        gpu = first_gpu()
+        return super().can_run(config) and gpu is not None and gpu.capability in self.targets(config)
 
     def probe(self) -> Probe:
         found = super().probe()

@@ -26,6 +26,7 @@ PURPOSE = "the torch-tensorrt backend"
 class TorchTensorRT(Backend):
     name = "torch-tensorrt"
     needs_gpu = True
+    options = frozenset({"workspace_bytes"})
 
     def probe(self) -> Probe:
         if not is_installed("torch_tensorrt"):

@@ -7,6 +7,7 @@ network is built strongly typed, so the same graph serves all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import threading
@@ -131,8 +132,11 @@ class TrtApi:
             raise BuildCancelled("building an engine", "it was stopped.", "Nothing was stored.")
         if data is None:
             raise explained(log.errors, options)
-        if cache is not None and options.timing_cache is not None:
-            _keep_timings(options.timing_cache, bytes(config.get_timing_cache().serialize()))
+        kept = config.get_timing_cache() if cache is not None else None
+        if kept is not None and options.timing_cache is not None:
+            # A build must not be lost over its timings.
+            with contextlib.suppress(OSError):
+                _keep_timings(options.timing_cache, bytes(kept.serialize()))
         return Plan(bytes(data), parse_s, network.num_layers, list(log.warnings))
 
     def _parse(self, network: Any, graph: Graph, log: Any) -> None:
@@ -214,7 +218,8 @@ class TrtApi:
 
     def engine(self, plan: bytes) -> Any:
         """A deserialised engine; needs a GPU and its driver."""
-        check_header(plan)
+        if self.has_targets:
+            check_header(plan)  # the layout of classic plans is not documented here
         log = _log_of(self.trt)
         log.clear()
         runtime = self.trt.Runtime(log)

@@ -6,11 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-import trt_svc
 from trt_svc.errors import InputError
+from trt_svc.files import config_folder
 from trt_svc.registry import did_you_mean
 
 
@@ -22,13 +21,6 @@ class Preset:
     """File or folder names under which such checkpoints are passed around."""
     config: Mapping[str, Any]
     source: str | None = None
-
-
-def config_folder() -> Path:
-    """`configs/` of the checkout, or its copy inside an installed package."""
-    package = Path(trt_svc.__file__).parent
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
 
 
 @lru_cache(maxsize=1)

@@ -39,7 +39,10 @@ def command(
         str | None, typer.Option(help="Limit of scratch memory, such as 1GiB.", show_default=False)
     ] = None,
     rewrites: Annotated[
-        str | None, typer.Option(help="Graph forms, with commas; none for upstream's. [default: the fastest here]")
+        str | None,
+        typer.Option(
+            help="Graph forms, with commas; none for upstream's. [default: the backend's usual; auto measures]"
+        ),
     ] = None,
     min_snr: Annotated[
         float | None, typer.Option(help="Quality gate in dB. [default: fp32 100, fp16 45, bf16 35]")

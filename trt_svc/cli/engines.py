@@ -32,11 +32,11 @@ def list_engines(as_json: JsonFlag = False) -> None:
             rows.append(
                 {
                     **row,
-                    "family": manifest["metadata"]["family"],
+                    "family": manifest["metadata"].get("family", "unknown"),
                     "backend": stated["backend"],
-                    "precision": stated["precision"]["name"],
+                    "precision": stated["precision"].get("name", "unknown"),
                     "profiles": stated["profiles"],
-                    "snr_db": manifest["notes"]["quality"]["snr_db"],
+                    "snr_db": _snr_of(manifest["notes"]),
                     "created": manifest["created"],
                 }
             )
@@ -50,10 +50,20 @@ def list_engines(as_json: JsonFlag = False) -> None:
                 continue
             shapes = "\n".join(text.removeprefix("frames ").replace(", batch ", " x ") for text in row["profiles"])
             words = [row["key"][:12], row["family"], f"{row['backend']} {row['precision']}", shapes]
-            grid.add_row(*(escape(word) for word in words), f"{row['snr_db']:.1f}", f"{row['bytes'] / 1e6:.1f}")
+            grid.add_row(
+                *(escape(word) for word in words),
+                "?" if row["snr_db"] is None else f"{row['snr_db']:.1f}",
+                f"{row['bytes'] / 1e6:.1f}",
+            )
         out.print(grid)
         total = sum(row["bytes"] for row in rows)
         out.print(f"{len(rows)} engines, {total / 1e6:.1f} MB in {escape(cache.root)}", highlight=False, soft_wrap=True)
+
+
+def _snr_of(notes: dict[str, Any]) -> float | None:
+    quality = notes.get("quality")
+    found = quality.get("snr_db") if isinstance(quality, dict) else None
+    return found if isinstance(found, (int, float)) else None
 
 
 @app.command("show")
@@ -109,6 +119,8 @@ def prune_engines(
 
         cache = EngineCache()
         gone = cache.prune(0 if everything else parse_bytes(limit))
+        if everything:
+            cache.forget_requests()
         kept = cache.keys()
         if as_json:
             print_json({"deleted": gone, "kept": kept})

@@ -19,7 +19,7 @@ def command(
         typer.Option("--recording", "-r", help="Audio whose mel is used (repeatable). [default: the demo clips]"),
     ] = None,
     frames: Annotated[int, typer.Option(min=8, max=2000, help="Mel frames of each recording, its loudest part.")] = 64,
-    target: Annotated[float, typer.Option(help="SNR in dB that the fp16 engine should have.")] = 60.0,
+    target: Annotated[float, typer.Option(min=10, max=140, help="SNR in dB that the fp16 engine should have.")] = 60.0,
     top: Annotated[int, typer.Option(min=1, help="How many layers to print.")] = 15,
     output: Annotated[
         Path | None,
@@ -58,6 +58,8 @@ def command(
                 highlight=False,
             )
             out.print("  " + escape(", ".join(report.protected)), highlight=False, soft_wrap=True)
+            if shielded.snr_db < target:
+                out.print("[yellow]the target is not reached: what is left comes from sums between layers[/]")
         else:
             out.print("no further layer has to stay float32", highlight=False)
         if output is not None:

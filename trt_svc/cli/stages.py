@@ -51,11 +51,15 @@ def shown_stages(quiet: bool) -> Iterator[Quiet]:
         return
     if not err.is_terminal:
         stages = Stages(None)
-        yield stages
-        stages.finish()
+        try:
+            yield stages
+        finally:
+            stages.finish()
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as bar:
         stages = Stages(bar)
-        yield stages
-        stages.finish()
+        try:
+            yield stages
+        finally:
+            stages.finish()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
+from onnx import TensorProto
 
 from trt_svc.errors import GraphError
-from trt_svc.graph.model import Graph
+from trt_svc.graph.model import Graph, tensor_types
+from trt_svc.optional import require
 from trt_svc.types import Array
 from trt_svc.vocoders.base import VocoderNet
 from trt_svc.vocoders.healthy import example_inputs
@@ -50,13 +52,22 @@ def worst(differences: Iterable[Difference]) -> Difference:
     )
 
 
-def run_on_cpu(graph: Graph, inputs: dict[str, Array], threads: int = 0) -> Array:
-    """Audio by onnxruntime's CPU provider."""
+def cpu_session(graph: Graph, threads: int = 0) -> Any:
+    """The graph opened by onnxruntime's CPU provider."""
+    onnxruntime = require("onnxruntime", "checking a graph")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(graph.to_bytes(), options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, inputs)[0])
+    return onnxruntime.InferenceSession(graph.to_bytes(), options, providers=["CPUExecutionProvider"])
+
+
+def run_on_cpu(graph: Graph, inputs: dict[str, Array], threads: int = 0) -> Array:
+    """Audio by onnxruntime's CPU provider; bfloat16, for which it has no kernels, by the graph's module in torch."""
+    if graph.module is not None and TensorProto.BFLOAT16 in tensor_types(graph.model).values():
+        with torch.inference_mode():
+            made = graph.module(*[torch.from_numpy(inputs[spec.name]) for spec in graph.inputs])
+        return np.asarray(made.float().numpy())
+    return np.asarray(cpu_session(graph, threads).run(None, inputs)[0])
 
 
 @torch.inference_mode()
@@ -67,9 +78,7 @@ def reference_audio(net: VocoderNet, inputs: dict[str, torch.Tensor]) -> Array:
 
 def compare_with_module(graph: Graph, net: VocoderNet, shapes: Iterable[tuple[int, int]], seed: int = 0) -> Difference:
     """Worst difference between the graph on onnxruntime and the module in torch float32 over (batch, frames) shapes."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph.to_bytes(), options, providers=["CPUExecutionProvider"])
+    session = cpu_session(graph)
     found = []
     for batch, frames in shapes:
         inputs = example_inputs(net, batch, frames, seed)

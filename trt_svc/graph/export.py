@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from trt_svc.graph.model import Graph, GraphInput, with_metadata
-from trt_svc.graph.traced import IR_VERSION, ONNX_TYPES, OPSET, Traced, Tracer, trace
+from trt_svc.graph.traced import BF16_OPSET, IR_VERSION, ONNX_TYPES, OPSET, Traced, Tracer, trace
 
 
 def export(
@@ -32,8 +32,10 @@ def export(
     outputs = [helper.make_tensor_value_info(output, ONNX_TYPES[result.dtype], list(output_axes))]
     nodes, constants = _used(tracer, output)
     graph = helper.make_graph(nodes, "trt_svc", values, outputs, initializer=constants)
+    has_bf16 = any(tensor.data_type == TensorProto.BFLOAT16 for tensor in constants)
+    opset = BF16_OPSET if has_bf16 else OPSET
     model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="trt_svc"
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION, producer_name="trt_svc"
     )
     described = {
         **metadata,

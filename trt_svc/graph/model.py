@@ -46,16 +46,15 @@ class Graph:
     def to_bytes(self) -> bytes:
         return bytes(self.model.SerializeToString(deterministic=True))
 
-    def structure_sha256(self) -> str:
-        """Hash of everything but the numbers of the weights: nodes, names, types, shapes."""
+    def sha256(self) -> str:
+        """Hash of everything that is computed, constants included, and of all metadata but our version."""
         bare = onnx.ModelProto()
         bare.CopyFrom(self.model)
         del bare.metadata_props[:]
-        for tensor in bare.graph.initializer:
-            # Small integer tensors are shapes and axes, which are structure.
-            if tensor.data_type != onnx.TensorProto.INT64:
-                tensor.ClearField("raw_data")
-        return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+        said = {name: value for name, value in self.metadata.items() if name != METADATA_KEY}
+        digest = hashlib.sha256(bare.SerializeToString(deterministic=True))
+        digest.update(json.dumps(said, sort_keys=True).encode())
+        return digest.hexdigest()
 
     def float32_islands(self) -> int:
         """Connected groups of float32 operations in a graph that also computes in half; 0 in a float32 graph."""

@@ -4,7 +4,7 @@ A module's own `forward` runs once with these in place of tensors; every torch f
 nodes to the graph. Anything computed from weights alone runs in torch and ends up as a constant, so folding
 happens by itself. Why not torch.onnx: it needs about 30 ms per node (half a minute for BigVGAN, against a
 second here), decides about names and casts itself, and has to be told shapes that these graphs do not depend
-on. It remains the exporter for modules that use functions not listed in `trt_svc.graph.functions`.
+on. A function that is not listed in `trt_svc.graph.functions` is refused by name.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from torch import nn
 from trt_svc.errors import GraphError
 
 OPSET = 20
+BF16_OPSET = 22
+"""The first in which convolutions take bfloat16."""
 IR_VERSION = 10
 ONNX_TYPES = {
     torch.float32: TensorProto.FLOAT,
@@ -176,10 +178,9 @@ def trace(module: nn.Module, inputs: Mapping[str, tuple[torch.dtype, Shape]]) ->
         tracer.scope[:] = stack[-1] if stack else []
 
     stack: list[list[str]] = []
-    hooks = [
-        nn.modules.module.register_module_forward_pre_hook(enter),
-        nn.modules.module.register_module_forward_hook(leave),
-    ]
+    # On the module's own parts, not on all of torch: other threads may be computing.
+    hooks = [part.register_forward_pre_hook(enter) for part in module.modules()]
+    hooks += [part.register_forward_hook(leave) for part in module.modules()]
     try:
         with torch.no_grad():
             made = module(*values)
