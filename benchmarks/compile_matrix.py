@@ -29,8 +29,8 @@ Written by `make compile-matrix`. Every published config at full size (random we
 goes through TensorRT-RTX's real compiler on a machine without a GPU: fp16, strongly typed, dynamic batch and frames
 with the family's default profiles, ahead of time for {targets}. TensorRT-RTX {version}, {machine}.
 
-- *parse* and *build* in seconds; the graph's export is not in them. *MB* is the engine, *peak MB* the whole process.
-- *fp32 islands* are connected groups of float32 operations inside the half-precision graph: snakes, the last
+- *parse* and *build* in seconds; the graph's export is not in them. *MB* is the engine, *RSS MB* the peak of the whole process.
+- *islands* are connected groups of float32 operations inside the half-precision graph: snakes, the last
   convolution with its tanh, WaveGlow's inverse.
 - *kernels* are the fused kernels named in the plan (all targets and profiles together); fewer is better.
   `tests/data/fused_kernels.json` holds ceilings for small networks of the same shapes, and a test fails when a
@@ -38,8 +38,8 @@ with the family's default profiles, ahead of time for {targets}. TensorRT-RTX {v
 
 Running these engines needs an RTX card: latency is not measured here.
 
-| config | family | form | profiles | result | parse s | build s | MB | peak MB | nodes | fp32 islands | kernels |
-|---|---|---|---|---|---|---|---|---|---|---|---|"""
+| config | family | form | precision | profiles | result | parse s | build s | MB | RSS MB | nodes | islands | kernels |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
 def one(name: str, form: str) -> dict[str, object]:
@@ -61,6 +61,7 @@ def one(name: str, form: str) -> dict[str, object]:
         "config": name,
         "family": net.family,
         "form": ", ".join(forms) or "upstream's",
+        "precision": settings.precision.name,
         "profiles": ", ".join(str(p.frames) for p in settings.profiles) + f" x {settings.batch}",
         "nodes": len(graph.model.graph.node),
         "islands": graph.float32_islands(),
@@ -83,7 +84,20 @@ def one(name: str, form: str) -> dict[str, object]:
     }
 
 
-COLUMNS = ("config", "family", "form", "profiles", "result", "parse_s", "build_s", "mb", "peak_mb", "nodes", "islands")
+COLUMNS = (
+    "config",
+    "family",
+    "form",
+    "precision",
+    "profiles",
+    "result",
+    "parse_s",
+    "build_s",
+    "mb",
+    "peak_mb",
+    "nodes",
+    "islands",
+)
 
 
 def main() -> None:

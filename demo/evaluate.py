@@ -149,8 +149,9 @@ The held-out clips use sentences, voices and seeds that training never sees.
 ## Training
 
 `demo/train.py`, {steps} steps in {minutes:.0f} minutes on two CPU cores (time spent waiting for other work included):
-multi-resolution STFT and mel losses, and from step {adversary} on a small multi-resolution adversary. The weights are
-a running average. Held-out log-mel L1 along the way (the curve is in `curve.json`):
+multi-resolution STFT and mel losses, and from about step {adversary} on a small multi-resolution adversary. The weights
+are a running average. The run was resumed several times, the last time with `--steps {steps} --adversary-from 0.81`
+to end its schedule earlier; the kinks in the curve are resumptions. Held-out log-mel L1 along the way (`curve.json`):
 
 ![losses over the steps](curve.png)
 

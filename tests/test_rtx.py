@@ -144,6 +144,10 @@ def test_an_unsupported_operator_is_named() -> None:
         ("[optimizer.cpp::x] Error Code 10: OutOfMemory (Requested size was 123456789 bytes.)", "OutOfMemory"),
         ("Could not find any implementation for node {ForeignNode[a...b]}", "OutOfMemory"),
         ("CUDA initialization failure with error: 35", "BuildError"),
+        (
+            "Could not infer output types for operation:  4371: deconv: ups.0/ConvTranspose | x(bf16",
+            "UnsupportedOperator",
+        ),
         ("Network must have at least one optimization profile", "ShapeRangeError"),
         ("something else altogether", "BuildError"),
     ],

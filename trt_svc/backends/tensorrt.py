@@ -32,7 +32,7 @@ class TensorRT(Backend):
     name = "tensorrt"
     needs_gpu = True
     module: ClassVar[str] = "tensorrt"
-    precisions = ("fp32", "fp16", "bf16")
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "bf16")
     options = frozenset(
         {"workspace_bytes", "optimization_level", "hardware_compatible", "version_compatible", "strip_weights"}
     )

@@ -22,6 +22,7 @@ def _generation(target: str) -> int:
 class TensorRTRtx(TensorRT):
     name = "tensorrt-rtx"
     module: ClassVar[str] = "tensorrt_rtx"
+    precisions = ("fp32", "fp16")  # its transposed convolutions take no bfloat16
     options = frozenset({"workspace_bytes", "optimization_level", "strip_weights", "targets"})
     default_targets: ClassVar[tuple[str, ...]] = PORTABLE_TARGETS
 

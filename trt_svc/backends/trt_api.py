@@ -352,7 +352,14 @@ def explained(errors: Sequence[str], options: PlanOptions) -> BuildError:
             f"no kernel fits ({last}); most often the memory is too small for one.",
             "Raise --workspace, or lower the largest shapes.",
         )
-    if re.search(r"dimensions not compatible|optimization profile|shape", text):
+    untyped = re.search(r"Could not infer output types for operation:\s*\d*:?\s*([^|(]{1,80})", text)
+    if untyped:
+        return UnsupportedOperator(
+            f"compiling {shown(untyped[1].strip())}",
+            "the compiler has no kernel for it in this precision.",
+            "Use fp16.",
+        )
+    if re.search(r"dimensions not compatible|optimization profile|shape range", text):
         return ShapeRangeError(asked, f"the shapes do not fit ({last}).", "Use another --frames or --batch range.")
     return BuildError(
         asked, f"the compiler refused ({last}).", "Run `trt-svc doctor`, and report this with the checkpoint's config."
