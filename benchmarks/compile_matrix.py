@@ -29,7 +29,8 @@ Written by `make compile-matrix`. Every published config at full size (random we
 goes through TensorRT-RTX's real compiler on a machine without a GPU: fp16, strongly typed, dynamic batch and frames
 with the family's default profiles, ahead of time for {targets}. TensorRT-RTX {version}, {machine}.
 
-- *parse* and *build* in seconds; the graph's export is not in them. *MB* is the engine, *RSS MB* the peak of the whole process.
+- *parse* and *build* in seconds; the graph's export is not in them. *MB* is the engine, *RSS MB* the peak of the whole
+  process.
 - *islands* are connected groups of float32 operations inside the half-precision graph: snakes, the last
   convolution with its tanh, WaveGlow's inverse.
 - *kernels* are the fused kernels named in the plan (all targets and profiles together); fewer is better.
