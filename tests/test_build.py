@@ -305,7 +305,7 @@ def test_a_backend_that_cannot_build_here_says_why(backend: str, cache: EngineCa
 
 
 def test_auto_without_any_candidate_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BackendUnavailable, match="at this quality"):
+    with pytest.raises(QualityError, match="nothing that runs here passes"):
         fastest(
             healthy_small("hifigan"), small("auto", precision=Precision("fp32"), gate_db=500.0, device="cpu"), Quiet()
         )

@@ -291,16 +291,17 @@ def fastest(net: VocoderNet, config: BuildConfig, progress: Progress) -> tuple[B
         label = f"{candidate.backend} ({', '.join(candidate.rewrites or ()) or 'as it is'})"
         try:
             runs[label], built = _contender(net, candidate, inputs, progress)
+            runs[label]()
             candidates[label] = (candidate, built)
         except Exception as err:  # whatever is wrong with one backend must not stop the others
             out[label] = shown(err.found if isinstance(err, TrtSvcError) else f"{type(err).__name__}: {err}")
             log.warning("%s is out: %s", label, out[label])
         _stop_if_cancelled(progress)
     if not candidates:
-        found = "no backend that builds engines can run here at this quality."
+        found = "no backend that builds engines can run here."
         raise BackendUnavailable("backend auto", found, "See `trt-svc doctor`, or use backend='torch'.")
     seconds = interleaved_seconds(runs)
-    best = min(candidates, key=lambda label: seconds[label])
+    best = first_that_passes(net, candidates, seconds, out)
     report = {
         "frames": frames,
         "batch": batch,
@@ -309,6 +310,28 @@ def fastest(net: VocoderNet, config: BuildConfig, progress: Progress) -> tuple[B
         "out": out,
     }
     return (*candidates[best], report)
+
+
+def first_that_passes(
+    net: VocoderNet,
+    candidates: Mapping[str, tuple[BuildConfig, Built]],
+    seconds: Mapping[str, float],
+    out: dict[str, str],
+) -> str:
+    """The quickest candidate that passes the gate; the reasons of those before it go to `out`."""
+    for label in sorted(candidates, key=lambda name: seconds[name]):
+        config, built = candidates[label]
+        graph = graph_from_vocoder(net, config.precision, config.rewrites or ())
+        try:
+            gate(net, graph, backends.get(config.backend)().open(built.files, "auto"), config)
+        except QualityError as err:
+            out[label] = err.found
+            log.warning("%s is out: %s", label, err.found)
+        else:
+            return label
+    raise QualityError(
+        "backend auto", "nothing that runs here passes the quality gate.", "Lower --min-snr, or use backend='torch'."
+    )
 
 
 def contenders(net: VocoderNet, config: BuildConfig) -> Iterator[BuildConfig]:
@@ -334,7 +357,7 @@ def forms(backend: Backend, net: VocoderNet, config: BuildConfig) -> list[tuple[
     if config.rewrites is not None:
         return [config.rewrites]
     here = set(applicable(net))
-    folds = here & {"fold-mean", "fold-snake"}
+    folds = here & set(backend.folds)
     sets = {tuple(sorted(folds | set(extra))) for extra in backend.competing_rewrites if set(extra) <= here}
     return sorted(sets)
 
@@ -346,6 +369,5 @@ def _contender(
     graph = graph_from_vocoder(net, config.precision, config.rewrites or ())
     built = backend.build(graph, config, progress)
     runner = backend.open(built.files, "auto")
-    gate(net, graph, runner, config)
     arrays: dict[str, Array] = {spec.name: inputs[spec.name].numpy() for spec in graph.inputs}
     return lambda: runner.run(arrays), built

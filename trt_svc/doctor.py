@@ -17,7 +17,6 @@ PACKAGES = (
     "torch",
     "numpy",
     "onnx",
-    "onnxscript",
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",

@@ -49,7 +49,9 @@ class Backend(ABC):
     options: ClassVar[frozenset[str]] = frozenset()
     """Compiler options (fields of BuildConfig) that it knows."""
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16")
-    default_rewrites: ClassVar[tuple[str, ...]] = ("fold-mean", "fold-snake")
+    folds: ClassVar[tuple[str, ...]] = ("fold-mean", "fold-snake")
+    """Rewrites that always pay here (docs/rewrites.md)."""
+    default_rewrites: ClassVar[tuple[str, ...]] = ("fold-mean", "fold-snake", "two-phase-conv")
     """Forms used where they cannot be compared by time."""
     competing_rewrites: ClassVar[tuple[tuple[str, ...], ...]] = (
         (),

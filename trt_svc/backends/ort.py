@@ -43,6 +43,8 @@ class OrtRunner:
 class OnnxRuntime(Backend):
     name = "onnxruntime"
     provider: ClassVar[str] = "CPUExecutionProvider"
+    folds: ClassVar[tuple[str, ...]] = ()  # its own optimiser does better on the plain graph
+    default_rewrites: ClassVar[tuple[str, ...]] = ("two-phase-conv",)
     fallbacks: ClassVar[tuple[str, ...]] = ()
 
     def probe(self) -> Probe:
@@ -75,6 +77,8 @@ class OnnxRuntime(Backend):
 
 
 class _OrtOnGpu(OnnxRuntime):
+    folds = Backend.folds
+    default_rewrites = Backend.default_rewrites
     needs_gpu = True
 
     def device_is_here(self) -> bool:

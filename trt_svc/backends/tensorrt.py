@@ -36,7 +36,6 @@ class TensorRT(Backend):
     options = frozenset(
         {"workspace_bytes", "optimization_level", "hardware_compatible", "version_compatible", "strip_weights"}
     )
-    default_rewrites = ("fold-mean", "fold-snake", "two-phase-conv")
     default_targets: ClassVar[tuple[str, ...]] = ()
 
     def api(self) -> TrtApi:
