@@ -11,7 +11,7 @@ import torch
 
 import trt_svc
 from tests.golden import SUBSET, GoldenNet, upstream_checkpoint
-from trt_svc.errors import BackendUnavailable, InputError
+from trt_svc.errors import BackendUnavailable, ConfigError, InputError
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,10 @@ def test_loading_options() -> None:
     with pytest.raises(InputError, match="backend 'torhc'"):
         trt_svc.load_vocoder("demo", backend="torhc")
     with pytest.raises(InputError, match="precision"):
+        trt_svc.load_vocoder("demo", precision="fp16")
+    with pytest.raises(ConfigError, match="precision 'int4'"):
         trt_svc.load_vocoder("demo", precision="int4")
+    assert trt_svc.load_vocoder("demo", precision="auto").backend == "torch"
     with pytest.raises(InputError, match="device"):
         trt_svc.load_vocoder(SUBSET / "waveglow-b2-checkpoint.pt", config="waveglow_256", device="gpu!")
 

@@ -171,7 +171,7 @@ def load_vocoder(
     where = chosen_device(device)
     wanted = Precision(precision)
     if backend == "torch" and build is None:
-        if wanted.name != "fp32":
+        if wanted.name not in ("fp32", "auto"):
             raise InputError(
                 f"precision {precision!r}",
                 "the torch backend runs in fp32.",
