@@ -5,33 +5,16 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import asdict, dataclass
-from importlib import metadata
 
 import trt_svc
 from trt_svc.backends.base import backends
 from trt_svc.features.f0.base import f0_estimators
 from trt_svc.hardware import all_gpus
 from trt_svc.optional import install_line, is_installed, require
+from trt_svc.request import PACKAGES as BUILD_PACKAGES
+from trt_svc.request import versions
 
-PACKAGES = (
-    "torch",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "tensorrt",
-    "tensorrt-rtx-cu13",
-    "torch-tensorrt",
-    "triton",
-    "pycuda",
-    "cuda-core",
-    "soundfile",
-    "soxr",
-    "safetensors",
-    "swift-f0",
-    "pyworld",
-)
+PACKAGES = (*BUILD_PACKAGES, "triton", "pycuda", "cuda-core", "soundfile", "soxr", "safetensors", "swift-f0", "pyworld")
 
 
 @dataclass(frozen=True)
@@ -76,22 +59,12 @@ def examine_machine() -> Report:
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         cpu_threads=os.cpu_count() or 1,
-        packages=_versions(),
+        packages=dict.fromkeys(PACKAGES, "not installed") | versions(PACKAGES),
         gpus=[str(gpu) for gpu in gpus],
         gpu_note=note,
         backends=found,
         f0=_pitch_methods(),
     )
-
-
-def _versions() -> dict[str, str]:
-    out = {}
-    for package in PACKAGES:
-        try:
-            out[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            out[package] = "not installed"
-    return out
 
 
 def _pitch_methods() -> list[Finding]:

@@ -21,7 +21,7 @@ from trt_svc.engine_key import BUILD_REVISION, canonical
 from trt_svc.files import config_folder
 from trt_svc.optional import is_installed, require
 
-PACKAGES = (
+PACKAGES: tuple[str, ...] = (
     "torch",
     "numpy",
     "onnx",
@@ -83,10 +83,10 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """Versions of the packages that take part in a build, as far as they are installed."""
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Versions of packages, by default of those that take part in a build, as far as they are installed."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
