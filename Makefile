@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test lint unit parity compile-matrix precision rewrites cache-torture bench gpu-validation docs evaluate clean
+.PHONY: setup demo test lint unit parity compile-matrix precision rewrites cache-torture fuzz faults bench gpu-validation docs lookahead-curve evaluate clean
 
 setup: $(READY)
 
@@ -49,11 +49,20 @@ rewrites: setup        ## times every graph rewrite on this machine: docs/rewrit
 cache-torture: setup   ## 200 kills, 10,000 damaged entries, 32 racing builds (some minutes)
 	TRT_SVC_TORTURE=1 $(BIN)/python -m pytest tests/test_cache.py --timeout 3600
 
+fuzz: setup            ## 100,000 odd calls, 100,000 small ones: no crash, no wrong length, no growth (some minutes)
+	$(BIN)/python -m tests.fuzz
+
+faults: setup          ## a lying backend, every fault many times (some minutes)
+	TRT_SVC_TORTURE=1 $(BIN)/python -m pytest tests/test_faults.py --timeout 3600
+
 bench: setup           ## timings of the vocoders on this machine
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
 gpu-validation: setup  ## every check that needs a GPU; says "skipped" where there is none
 	$(BIN)/python -m tests.gpu.validate
+
+lookahead-curve: setup ## what a stream of the demo voice loses by waiting less: docs/lookahead-demo.png
+	$(BIN)/trt-svc lookahead-curve demo -o docs/lookahead-demo.png
 
 evaluate: setup        ## held-out quality of the demo voice beside WORLD and an untrained network (some minutes)
 	$(BIN)/python -m demo.evaluate

@@ -13,7 +13,8 @@ from rich.console import Console
 from benchmarks.full_size import CONFIGS, full_size
 from trt_svc.build_config import Precision
 from trt_svc.checkpoints.load import open_checkpoint
-from trt_svc.graph.check import Difference, difference, reference_audio, run_on_cpu, worst
+from trt_svc.difference import Difference, difference, worst
+from trt_svc.graph.check import reference_audio, run_on_cpu
 from trt_svc.graph.rewrites.base import applicable
 from trt_svc.graph.vocoder import graph_from_vocoder
 from trt_svc.noise import Noise

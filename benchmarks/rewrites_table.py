@@ -14,7 +14,8 @@ from rich.console import Console
 from benchmarks.full_size import full_size
 from trt_svc.backends.base import backends
 from trt_svc.build_config import BuildConfig, Precision
-from trt_svc.graph.check import difference, reference_audio
+from trt_svc.difference import difference
+from trt_svc.graph.check import reference_audio
 from trt_svc.graph.rewrites.base import applicable
 from trt_svc.graph.vocoder import graph_from_vocoder
 from trt_svc.progress import Quiet

@@ -36,8 +36,9 @@ from trt_svc.cache import EngineCache
 from trt_svc.checkpoints.load import open_checkpoint
 from trt_svc.checkpoints.locate import DEMO_FOLDER
 from trt_svc.checkpoints.presets import config_folder
+from trt_svc.difference import difference
 from trt_svc.errors import BackendUnavailable, BuildCancelled, ConfigError, EngineError, GraphError, QualityError
-from trt_svc.graph.check import difference, reference_audio, run_on_cpu
+from trt_svc.graph.check import reference_audio, run_on_cpu
 from trt_svc.graph.vocoder import graph_from_vocoder
 from trt_svc.prebuilt import request_for
 from trt_svc.progress import Quiet
@@ -232,7 +233,10 @@ def test_an_engine_that_answers_wrongly_is_not_opened(engine_folder: Path, monke
     real = OrtRunner.run
     monkeypatch.setattr(OrtRunner, "run", lambda self, inputs: -real(self, inputs))
     with pytest.raises(EngineError, match="answers a known mel"):
-        trt_svc.load_vocoder("demo", backend="onnxruntime", build=small("onnxruntime"))
+        trt_svc.load_vocoder("demo", build=small("onnxruntime"), on_failure="raise")
+    with pytest.warns(RuntimeWarning, match="answers a known mel.*goes on with torch"):
+        recovered = trt_svc.load_vocoder("demo", build=small("onnxruntime"))
+    assert (recovered.backend, recovered.health.fallbacks, recovered.health.ok) == ("torch", 1, False)
 
 
 def test_force_builds_again(cache: EngineCache) -> None:

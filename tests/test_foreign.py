@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.nets import healthy_small, inputs_of_any_length
+from trt_svc.difference import difference
 from trt_svc.errors import GraphError
-from trt_svc.graph.check import difference
 from trt_svc.graph.foreign import read_onnx, to_half
 from trt_svc.graph.vocoder import graph_from_vocoder
 

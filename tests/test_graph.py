@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from tests.nets import SMALL, healthy_short, healthy_small, inputs_of_any_length, small_config
 from trt_svc.build_config import Precision
+from trt_svc.difference import difference
 from trt_svc.errors import GraphError
-from trt_svc.graph.check import compare_with_module, difference, reference_audio
+from trt_svc.graph.check import compare_with_module, reference_audio
 from trt_svc.graph.export import export
 from trt_svc.graph.lint import lint
 from trt_svc.graph.model import GraphInput, metadata_of

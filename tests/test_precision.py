@@ -9,8 +9,9 @@ import torch
 from tests.nets import SMALL, healthy_small, inputs_of_any_length
 from trt_svc.build_config import Precision
 from trt_svc.checkpoints.load import open_checkpoint
+from trt_svc.difference import difference
 from trt_svc.errors import ConfigError
-from trt_svc.graph.check import difference, reference_audio, run_on_cpu
+from trt_svc.graph.check import reference_audio, run_on_cpu
 from trt_svc.graph.vocoder import graph_from_vocoder
 from trt_svc.noise import Noise
 from trt_svc.precision import TypedLayer, layers_of, typed

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from tests.nets import SMALL, healthy_small, inputs_of_any_length
+from trt_svc.difference import difference
 from trt_svc.errors import InputError
-from trt_svc.graph.check import compare_with_module, difference, reference_audio
+from trt_svc.graph.check import compare_with_module, reference_audio
 from trt_svc.graph.rewrites.base import applicable, rewrites, rewritten
 from trt_svc.graph.vocoder import graph_from_vocoder
 

@@ -103,6 +103,12 @@ class Profile:
     def __str__(self) -> str:
         return f"frames {self.frames}, batch {self.batch}"
 
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From what `str` gives."""
+        frames, _, batch = text.removeprefix("frames ").partition(", batch ")
+        return cls(ShapeRange.parse(frames), ShapeRange.parse(batch))
+
 
 def parse_ranges(text: str) -> tuple[ShapeRange, ...]:
     """One or several ranges, from "32:512:2048,2049:3000:4000"."""

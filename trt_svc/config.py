@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 MelPadding = Literal["hifigan", "nvstft", "centered"]
 
@@ -71,3 +72,9 @@ class AudioSpec:
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> AudioSpec:
+        """What `as_dict` described."""
+        mel = data["mel"]
+        return cls(**{**data, "mel": None if mel is None else MelSpec(**mel)})

@@ -19,6 +19,8 @@ TrtSvcError
 │   ├── QualityError         the engine does not sound like the network
 │   └── BuildCancelled       stopped on request
 ├── EngineError              an engine file cannot be used
+├── RunError                 a run of the network went wrong and could not be recovered
+│   └── RunHung              it did not come back
 ├── MissingExtra             an optional package is not installed
 └── BackendUnavailable       a backend cannot run on this machine
 
@@ -132,6 +134,14 @@ class BuildCancelled(BuildError):
 
 class EngineError(TrtSvcError):
     """An engine file cannot be used."""
+
+
+class RunError(TrtSvcError, RuntimeError):
+    """A run of the network went wrong and could not be recovered."""
+
+
+class RunHung(RunError, TimeoutError):
+    """A run did not come back."""
 
 
 class MissingExtra(TrtSvcError, ImportError):

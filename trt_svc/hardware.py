@@ -1,8 +1,9 @@
-"""The GPUs of this machine: as torch numbers them where it has CUDA, else by NVML."""
+"""The GPUs of this machine: as torch numbers them where it is in use and has CUDA, else by NVML."""
 
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -36,7 +37,14 @@ class Gpu:
 
 
 def all_gpus() -> tuple[list[Gpu], str]:
-    """The GPUs in CUDA's order where torch can tell it, or an empty list and the reason."""
+    """The GPUs in CUDA's order where torch can tell it, or an empty list and the reason.
+
+    torch is imported for it only where NVML is not enough.
+    """
+    if "torch" not in sys.modules and is_installed("pynvml"):
+        found, reason = _alone_by_nvml()
+        if found is not None:
+            return found, reason
     import torch
 
     if torch.cuda.is_available():
@@ -47,6 +55,17 @@ def all_gpus() -> tuple[list[Gpu], str]:
         except Exception as err:  # a missing driver has many faces
             return [], f"no NVIDIA driver answers ({err})"
     return [], "this torch has no CUDA" if torch.version.cuda is None else "torch finds no CUDA GPU"
+
+
+def _alone_by_nvml() -> tuple[list[Gpu] | None, str]:
+    """The same from NVML alone; None where its order need not be CUDA's."""
+    try:
+        found = _by_nvml()
+    except Exception as err:  # a missing driver has many faces
+        return [], f"no NVIDIA driver answers ({err})"
+    hidden = "CUDA_VISIBLE_DEVICES" in os.environ
+    different = len({(gpu.name, gpu.capability) for gpu in found}) > 1
+    return (None, "") if found and (hidden or different) else (found, "" if found else "NVML finds no GPU")
 
 
 def free_memory() -> str:

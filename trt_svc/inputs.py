@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from trt_svc.arrays import is_tensor
 from trt_svc.config import AudioSpec
 from trt_svc.errors import InputError, shown
+from trt_svc.input_statistics import Floats, extremes, foreign_pitch, foreign_scale
 from trt_svc.types import Array
+
+SPARE_F0_FRAMES = 2
+_OWN_MODULES = ("trt_svc", "contextlib", "torch.utils._contextlib")
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """Checked inputs, float32 and on the host."""
+    """Checked inputs, float32. On the host, unless tensors are kept: then a tensor stays one, where it is."""
 
-    mel: Array
+    mel: Floats
     f0: Array | None
-    speaker: Array | None
+    """Always on the host: the source is made there."""
+    speaker: Floats | None
 
     @property
     def batch(self) -> int:
@@ -30,46 +37,149 @@ class Utterance:
         return int(self.mel.shape[2])
 
 
-def is_tensor(value: object) -> bool:
-    """Is it a torch tensor? Answered without importing torch."""
-    return type(value).__module__.partition(".")[0] == "torch"
+@dataclass(frozen=True)
+class _Given:
+    """An input as float32, and how it came."""
+
+    values: Floats
+    dtype: str
+    lowest: float
+    highest: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.values.shape)
+
+    def __str__(self) -> str:
+        if 0 in self.shape:
+            return f"{self.shape} ({self.dtype}, no values)"
+        return f"{self.shape} ({self.dtype}, values {self.range})"
+
+    @property
+    def range(self) -> str:
+        return f"{self.lowest:.4g} to {self.highest:.4g}"
 
 
-def like(given: Any, made: Array) -> Any:
-    """`made` as the same kind of thing as `given`, on the same device."""
-    if not is_tensor(given):
-        return made
-    import torch
+def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
+    """A warning that points at the line outside of this package that led here."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and _is_own(frame.f_globals.get("__name__", "")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
-    return torch.from_numpy(made).to(given.device)
+
+def _is_own(module: str) -> bool:
+    return any(module == own or module.startswith(f"{own}.") for own in _OWN_MODULES)
+
+
+def _warn_once(seen: set[str], what: str, message: str) -> None:
+    if what not in seen:
+        seen.add(what)
+        warn_caller(message)
 
 
 def as_array(name: str, value: Any) -> Array:
     """float32 on the host, or an InputError."""
-    try:
-        array = np.asarray(value.detach().float().cpu().numpy() if is_tensor(value) else value)
-        array = np.ascontiguousarray(array, dtype=np.float32)
-    except (TypeError, ValueError) as err:
-        raise InputError(
-            name,
-            f"a {type(value).__name__} is not an array of numbers ({err}).",
-            "Give a NumPy array or a torch tensor.",
-        ) from err
-    if not np.isfinite(array).all():
-        raise InputError(
-            name, f"it contains {int((~np.isfinite(array)).sum())} NaN or infinite values.", "Repair what made it."
-        )
+    array: Array = _given(name, value).values
     return array
+
+
+def _given(name: str, value: Any, keep_tensors: bool = False, gaps: str = "") -> _Given:
+    """An input as finite float32, or an InputError. `gaps` says what belongs in the place of NaN."""
+    source = _numbers(name, value)
+    floats = _float32(name, source)
+    if not keep_tensors and is_tensor(floats):
+        # A view that is negated lazily has no NumPy form.
+        floats = floats.cpu().resolve_neg().numpy()
+    lowest, highest = extremes(floats) if 0 not in floats.shape else (0.0, 0.0)
+    if not (np.isfinite(lowest) and np.isfinite(highest)):
+        raise _not_finite(name, source, gaps)
+    return _Given(floats, str(source.dtype), lowest, highest)
+
+
+def _numbers(name: str, value: Any) -> Any:
+    """An array or a dense tensor of real numbers, as given."""
+    if is_tensor(value):
+        return _dense(name, value)
+    try:
+        array = np.asanyarray(value)
+    except MemoryError:
+        raise
+    except Exception as err:
+        # An object that says it is an array runs its own code here, and that may raise anything.
+        raise _not_numbers(name, value, shown(str(err)) or type(err).__name__) from err
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+        raise _not_numbers(name, value, f"its dtype is {shown(str(array.dtype))}")
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        hidden = np.ma.getmaskarray(array)
+        raise InputError(
+            name, f"{_count(hidden.sum())} masked, {_place(hidden)}.", "Fill them: array.filled(...), f0 with 0."
+        )
+    return np.asarray(array)
+
+
+def _dense(name: str, tensor: Any) -> Any:
+    import torch
+
+    if tensor.is_nested or tensor.layout != torch.strided:
+        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        raise InputError(name, f"it is a {kind} tensor ({tensor.dtype}).", "Give a dense one: tensor.to_dense().")
+    if tensor.is_meta:
+        raise InputError(
+            name, f"it is on the meta device, shape {tuple(tensor.shape)}, without values.", "Give one with values."
+        )
+    if tensor.dtype == torch.bool or tensor.is_complex() or tensor.is_quantized:
+        raise _not_numbers(name, tensor, f"its dtype is {tensor.dtype}")
+    return tensor.detach()
+
+
+def _float32(name: str, source: Any) -> Floats:
+    try:
+        if is_tensor(source):
+            return source.float().contiguous()
+        with np.errstate(all="ignore"):
+            return np.asarray(source, np.float32, order="C")
+    except (TypeError, ValueError, RuntimeError) as err:
+        raise _not_numbers(name, source, f"its dtype is {source.dtype}") from err
+
+
+def _not_numbers(name: str, value: object, why: str) -> InputError:
+    found = f"a {shown(type(value).__name__)} is not an array of numbers ({why})."
+    return InputError(name, found, "Give a NumPy array or a torch tensor of real numbers.")
+
+
+def _not_finite(name: str, source: Any, gaps: str) -> InputError:
+    values = source.double().cpu().resolve_neg().numpy() if is_tensor(source) else source
+    came_as = f"its shape is {values.shape} ({source.dtype})"
+    bad = ~np.isfinite(values)
+    if not bad.any():
+        with np.errstate(over="ignore"):
+            bad = ~np.isfinite(values.astype(np.float32))
+        largest = f"{np.abs(values[bad]).max():.4g}"
+        found = f"{came_as}; {_count(bad.sum())} too large for float32 (up to {largest}), {_place(bad)}."
+        return InputError(name, found, "Check the scale of what made it.")
+    nans = int(np.isnan(values).sum())
+    found = f"{came_as}; {_count(nans)} NaN and {int(bad.sum()) - nans} infinite, {_place(bad)}."
+    return InputError(name, found, gaps if nans and gaps else "Repair what made it.")
+
+
+def _count(number: int) -> str:
+    return "1 value is" if number == 1 else f"{number} values are"
+
+
+def _place(bad: Any) -> str:
+    return f"the first at {tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))}"
 
 
 def as_wave(value: Any) -> Array:
     """Audio (samples,) or (batch, samples), float32; integers are scaled from their full range."""
-    kind = np.asarray(value.detach().cpu().numpy() if is_tensor(value) else value).dtype
-    wave = as_array("audio", value)
-    if np.issubdtype(kind, np.integer):
-        wave = wave / np.float32(2.0 ** (8 * kind.itemsize - 1))
-    if wave.ndim not in (1, 2) or wave.shape[-1] == 0:
-        raise InputError("audio", f"its shape is {wave.shape}.", "Give (samples,) or (batch, samples) with samples.")
+    given = _given("audio", value)
+    wave: Array = given.values
+    kind = given.dtype.removeprefix("torch.")
+    if "int" in kind:
+        wave = wave / np.float32(2.0 ** (8 * np.dtype(kind).itemsize - 1))
+    if wave.ndim not in (1, 2) or 0 in wave.shape:
+        raise InputError("audio", f"its shape is {given}.", "Give (samples,) or (batch, samples) with samples.")
     return wave
 
 
@@ -83,33 +193,84 @@ def check_rate(sample_rate: Any) -> int:
     return int(sample_rate)
 
 
-def check_utterance(spec: AudioSpec, mel: Any, f0: Any, speaker: Any) -> Utterance:
-    """The inputs of one call, or an InputError with the exact shape or range seen."""
-    checked = as_array("mel", mel)
-    if checked.ndim != 3 or checked.shape[1] != spec.n_mels:
-        turned = checked.ndim == 3 and checked.shape[2] == spec.n_mels
-        advice = (
-            "It looks transposed: swap the last two axes."
-            if turned
-            else "Add a batch axis if it is missing."
-            if checked.ndim == 2
-            else "Use the mel of this vocoder: v.mel(audio, sample_rate)."
+def check_utterance(
+    spec: AudioSpec, mel: Any, f0: Any, speaker: Any, keep_tensors: bool = False, seen: set[str] | None = None
+) -> Utterance:
+    """The inputs of one call, or an InputError with the exact shape, type and range seen.
+
+    keep_tensors: a torch mel or speaker stays a tensor on its device. seen: warnings already given.
+    """
+    seen = set() if seen is None else seen
+    checked = _check_mel(spec, mel, keep_tensors, seen)
+    batch, _, frames = checked.shape
+    if batch == 0 or frames == 0:
+        raise InputError("mel", f"its shape {checked} holds nothing.", "Give at least one frame.")
+    curve = _check_f0(spec, f0, batch, frames, SPARE_F0_FRAMES, seen)
+    return Utterance(checked.values, curve, check_speaker(spec, speaker, batch, frames, keep_tensors, seen))
+
+
+def check_piece(
+    spec: AudioSpec,
+    mel: Any,
+    f0: Any,
+    batch: int | None,
+    keep_tensors: bool = False,
+    seen: set[str] | None = None,
+) -> Utterance:
+    """One push of a stream, checked like a call; it may hold no frames.
+
+    batch: that of the earlier pushes, None before the first. seen: warnings that the stream has given already.
+    """
+    seen = set() if seen is None else seen
+    checked = _check_mel(spec, mel, keep_tensors, seen)
+    found, _, frames = checked.shape
+    if found == 0:
+        raise InputError("mel", f"its shape {checked} holds nothing.", "Give at least one voice.")
+    if batch is not None and found != batch:
+        raise InputError(
+            "mel of a stream",
+            f"its shape {checked} has a batch of {found}, the earlier pushes had {batch}.",
+            "Keep the batch, or open another stream.",
         )
+    if f0 is None and frames == 0:
+        return Utterance(checked.values, np.zeros((found, 0), np.float32) if spec.needs_f0 else None, None)
+    return Utterance(checked.values, _check_f0(spec, f0, found, frames, 0, seen), None)
+
+
+def _check_mel(spec: AudioSpec, mel: Any, keep_tensors: bool, seen: set[str]) -> _Given:
+    given = _given("mel", mel, keep_tensors)
+    if len(given.shape) != 3 or given.shape[1] != spec.n_mels:
         raise InputError(
             f"mel for a vocoder with {spec.n_mels} bands",
-            f"its shape is {checked.shape}, expected (batch, {spec.n_mels}, frames).",
-            advice,
+            f"its shape is {given}, expected (batch, {spec.n_mels}, frames).",
+            _shape_advice(spec, given.shape),
         )
-    if checked.shape[0] == 0 or checked.shape[2] == 0:
-        raise InputError("mel", f"its shape {checked.shape} holds nothing.", "Give at least one frame.")
-    batch, _, frames = checked.shape
-    return Utterance(checked, _check_f0(spec, f0, batch, frames), _check_speaker(spec, speaker, batch, frames))
+    if spec.mel is not None and "mel scale" not in seen:
+        likely = foreign_scale(given.values, given.lowest, given.highest)
+        if likely is not None:
+            looks, advice = likely
+            found = f"the mel looks like {looks} (values {given.range}); this vocoder expects the natural logarithm."
+            _warn_once(seen, "mel scale", f"{found} {advice}")
+    return given
 
 
-def _check_f0(spec: AudioSpec, f0: Any, batch: int, frames: int) -> Array | None:
+def _shape_advice(spec: AudioSpec, shape: tuple[int, ...]) -> str:
+    if len(shape) == 3 and shape[2] == spec.n_mels:
+        return "It looks transposed: swap the last two axes."
+    if len(shape) == 2:
+        turned = shape[1] == spec.n_mels != shape[0]
+        return f"Add a batch axis if it is missing{', and swap the other two' if turned else ''}."
+    if len(shape) == 4 and 1 in shape:
+        return "Take out the axis of length 1."
+    return (
+        "Use the mel of this vocoder: v.mel(audio, sample_rate)." if spec.mel else "Use the latent of its voice model."
+    )
+
+
+def _check_f0(spec: AudioSpec, f0: Any, batch: int, frames: int, spare: int, seen: set[str]) -> Array | None:
     if not spec.needs_f0:
         if f0 is not None:
-            warnings.warn("f0 was given, but this vocoder has no pitch input; it is ignored", stacklevel=4)
+            _warn_once(seen, "f0", "f0 was given, but this vocoder has no pitch input; it is ignored")
         return None
     if f0 is None:
         raise InputError(
@@ -117,50 +278,69 @@ def _check_f0(spec: AudioSpec, f0: Any, batch: int, frames: int) -> Array | None
             "none was given, but this vocoder has a harmonic source.",
             f"Give f0 in Hz, shape ({batch}, {frames}), 0 where unvoiced.",
         )
-    curve = as_array("f0", f0)
+    given = _given("f0", f0, gaps="Use 0 where unvoiced: np.nan_to_num(f0).")
+    curve = _f0_rows(given, batch, frames, spare, seen)
+    if given.lowest < 0:
+        raise InputError("f0", f"its lowest value is {given.lowest:g} Hz, in {given}.", "Use 0 for unvoiced frames.")
+    if given.highest >= spec.max_f0_hz:
+        found = f"its highest value is {given.highest:g} Hz, in {given}; this source reaches {spec.max_f0_hz:g} Hz."
+        raise InputError("f0", found, "Give f0 in Hz.")
+    likely = foreign_pitch(curve)
+    if likely is not None:
+        looks, advice = likely
+        _warn_once(seen, "f0 unit", f"f0 looks like {looks} (values {given.range}), not Hz. {advice}")
+    return curve
+
+
+def _f0_rows(given: _Given, batch: int, frames: int, spare: int, seen: set[str]) -> Array:
+    """(batch, frames), from the shapes in use."""
+    curve: Array = given.values
     if curve.ndim == 1 and batch == 1:
         curve = curve[None]
     if curve.ndim == 3 and 1 in curve.shape[1:]:
-        curve = curve.reshape(curve.shape[0], -1)
-    if curve.ndim == 2 and curve.shape[0] == batch and frames < curve.shape[1] <= frames + 2:
-        warnings.warn(
-            f"f0 has {curve.shape[1]} frames for a mel of {frames}: its end is cut off, as upstream does", stacklevel=4
-        )
+        curve = curve[:, 0] if curve.shape[1] == 1 else curve[:, :, 0]
+    if curve.ndim == 2 and curve.shape[0] == batch and frames < curve.shape[1] <= frames + spare:
+        cut = f"f0 has {curve.shape[1]} frames for a mel of {frames}: its end is cut off, as upstream does"
+        _warn_once(seen, "f0 length", cut)
         curve = curve[:, :frames]
     if curve.shape != (batch, frames):
         raise InputError(
-            "f0", f"its shape is {np.shape(f0)}.", f"It must be ({batch}, {frames}): one value in Hz per mel frame."
+            "f0", f"its shape is {given}.", f"It must be ({batch}, {frames}): one value in Hz per mel frame."
         )
-    if (curve < 0).any():
-        raise InputError("f0", f"its lowest value is {curve.min():g} Hz.", "Use 0 for unvoiced frames.")
-    if curve.max() >= spec.max_f0_hz:
-        found = f"its highest value is {curve.max():g} Hz; this source reaches {spec.max_f0_hz:g} Hz."
-        raise InputError("f0", found, "Give f0 in Hz.")
     return np.ascontiguousarray(curve)
 
 
-def _check_speaker(spec: AudioSpec, speaker: Any, batch: int, frames: int) -> Array | None:
+def check_speaker(
+    spec: AudioSpec,
+    speaker: Any,
+    batch: int,
+    frames: int | None,
+    keep_tensors: bool = False,
+    seen: set[str] | None = None,
+) -> Floats | None:
+    """The embedding (batch, channels, 1 or frames), or None where there is no such input.
+
+    frames: None where only a constant embedding will do, as in a stream.
+    """
     if not spec.needs_speaker:
         if speaker is not None:
-            warnings.warn("a speaker was given, but this vocoder has no speaker input; it is ignored", stacklevel=4)
+            ignored = "a speaker was given, but this vocoder has no speaker input; it is ignored"
+            _warn_once(set() if seen is None else seen, "speaker", ignored)
         return None
+    constant = f"({batch}, {spec.speaker_channels}, 1)"
     if speaker is None:
+        per_frame = "" if frames is None else " or one per frame"
         raise InputError(
             "speaker",
             "none was given, but this vocoder needs one.",
-            f"Give an embedding of shape ({batch}, {spec.speaker_channels}, 1) or one per frame.",
+            f"Give an embedding of shape {constant}{per_frame}.",
         )
-    embedding = as_array("speaker", speaker)
-    if embedding.ndim == 2:
-        embedding = embedding[:, :, None]
-    if (
-        embedding.ndim != 3
-        or embedding.shape[:2] != (batch, spec.speaker_channels)
-        or embedding.shape[2] not in (1, frames)
-    ):
-        raise InputError(
-            "speaker",
-            f"its shape is {np.shape(speaker)}.",
-            f"It must be ({batch}, {spec.speaker_channels}, 1) or ({batch}, {spec.speaker_channels}, {frames}).",
-        )
+    given = _given("speaker", speaker, keep_tensors)
+    embedding = given.values[:, :, None] if len(given.shape) == 2 else given.values
+    lengths = (1,) if frames is None else (1, frames)
+    if tuple(embedding.shape[:2]) != (batch, spec.speaker_channels) or tuple(embedding.shape[2:]) not in {
+        (length,) for length in lengths
+    }:
+        other = "" if frames is None else f" or ({batch}, {spec.speaker_channels}, {frames})"
+        raise InputError("speaker", f"its shape is {given}.", f"It must be {constant}{other}.")
     return embedding

@@ -12,6 +12,7 @@ EXTRA_OF = {
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "rtx",
     "torch_tensorrt": "torch-tensorrt",
+    "cuda": "cuda-core",
     "pycuda": "pycuda",
     "openvino": "openvino",
     "onnxconverter_common": "onnx",

@@ -119,6 +119,11 @@ def machine_marks() -> dict[str, Any] | None:
     return {**marks, "gpu": _gpus_by_nvml()} if is_installed("pynvml") else None
 
 
+def machine_sha256() -> str:
+    """Hash of what `machine_marks` says: speed measured elsewhere means nothing here."""
+    return sha256(canonical({"marks": machine_marks()}))
+
+
 def _processor() -> list[str]:
     """Model and capabilities: compiled code for a CPU depends on both."""
     if not _CPU_INFO.exists():

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from trt_svc.audio import mono, read_audio, resample
 from trt_svc.build_config import Precision
 from trt_svc.checkpoints.locate import DEMO_FOLDER
+from trt_svc.difference import Difference, difference, worst
 from trt_svc.features.f0.base import PitchTrack, constant_track, f0_estimators
 from trt_svc.features.mel import log_mel
-from trt_svc.graph.check import Difference, difference, reference_audio, run_on_cpu, worst
+from trt_svc.graph.check import reference_audio, run_on_cpu
 from trt_svc.graph.vocoder import graph_from_vocoder
 from trt_svc.noise import Noise
 from trt_svc.optional import is_installed

@@ -14,19 +14,20 @@ def interleaved_seconds(
 
     A contender whose warm-up and first run both took `hopeless` times the best one's is timed no further.
     """
-    first = {name: min(_seconds(run), _seconds(run)) for name, run in runs.items()}
+    first = {name: min(seconds_of(run), seconds_of(run)) for name, run in runs.items()}
     taken = {name: [seconds] for name, seconds in first.items()}
     racing = {name: run for name, run in runs.items() if first[name] <= hopeless * min(first.values())}
     started = time.perf_counter()
     for done in range(rounds):
         for name, run in racing.items():
-            taken[name].append(_seconds(run))
+            taken[name].append(seconds_of(run))
         if time.perf_counter() - started > budget_s and done >= 1:
             break
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def _seconds(run: Callable[[], object]) -> float:
+def seconds_of(run: Callable[[], object]) -> float:
+    """How long one call takes."""
     begin = time.perf_counter()
     run()
     return time.perf_counter() - begin

@@ -23,9 +23,10 @@ from trt_svc.backends.base import backends
 from trt_svc.build_config import Precision
 from trt_svc.cache import EngineCache
 from trt_svc.checkpoints.load import open_checkpoint
+from trt_svc.difference import difference
 from trt_svc.doctor import examine_machine
 from trt_svc.files import replacing
-from trt_svc.graph.check import difference, reference_audio
+from trt_svc.graph.check import reference_audio
 from trt_svc.precision import typed
 from trt_svc.sensitivity import RECORDINGS, clip_inputs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from trt_svc.build_config import OPTION_FIELDS, BuildConfig
 from trt_svc.errors import ConfigError
@@ -13,6 +13,9 @@ from trt_svc.graph.model import Graph
 from trt_svc.progress import Progress
 from trt_svc.registry import Registry
 from trt_svc.types import Array
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,29 @@ class Probe:
 
 
 class Runner(Protocol):
-    """An opened engine."""
+    """An opened engine. It may be called from any thread; whether calls overlap is its own affair."""
 
     def run(self, inputs: Mapping[str, Array]) -> Array:
         """Audio (B, samples) for the graph's inputs; freshly allocated at each call."""
+        ...
+
+    def sibling(self) -> Runner:
+        """A runner of the same engine whose calls overlap with this one's; this one where they do anyway."""
+        ...
+
+
+@runtime_checkable
+class TensorRunner(Runner, Protocol):
+    """A runner that also takes torch tensors where they are."""
+
+    device: str
+    """As torch names it, such as cpu or cuda:0."""
+
+    def run_tensors(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The same for tensors, in the order of the caller's current stream, without waiting for it.
+
+        Contiguous float32 tensors on `device` are read where they are; others are converted there.
+        """
         ...
 
 

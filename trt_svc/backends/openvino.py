@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from trt_svc.types import Array
 
 BLOB = "model.blob"
 PURPOSE = "the openvino backend"
+MAX_IDLE = 4
+"""Inference requests, each with the memory of a run, that wait for their next use."""
 # Left to itself the CPU plugin computes in bfloat16 where the CPU can.
 FULL_PRECISION = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 
@@ -26,12 +29,31 @@ class OpenVinoRunner:
         self._compiled = compiled
         # A cast behind an input adds its own name to the input's.
         self._names = [value.get_names() for value in compiled.inputs]
+        # Requests are not safe to share between threads, models are. The one used last is still in the caches.
+        self._idle: list[Any] = []
+        self._lock = threading.Lock()
 
     def run(self, inputs: Mapping[str, Array]) -> Array:
-        # A request of its own per call: requests are not safe to share between threads, models are.
-        request = self._compiled.create_infer_request()
-        made = request.infer([inputs[next(name for name in names if name in inputs)] for names in self._names])
-        return np.array(made[self._compiled.outputs[0]])
+        given = [inputs[next(name for name in names if name in inputs)] for names in self._names]
+        request = self._take()
+        made = np.array(request.infer(given)[self._compiled.outputs[0]])  # the request will overwrite its own
+        self._give(request)  # not after a failure
+        return made
+
+    def _take(self) -> Any:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return self._compiled.create_infer_request()
+
+    def _give(self, request: Any) -> None:
+        with self._lock:
+            if len(self._idle) < MAX_IDLE:
+                self._idle.append(request)
+
+    def sibling(self) -> Runner:
+        """This one: it has a request for each thread that runs."""
+        return self
 
 
 @backends.register("openvino")

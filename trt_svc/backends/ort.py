@@ -38,6 +38,10 @@ class OrtRunner:
     def run(self, inputs: Mapping[str, Array]) -> Array:
         return np.asarray(self._session.run(None, {name: inputs[name] for name in self._names})[0])
 
+    def sibling(self) -> Runner:
+        """This one: sessions run in several threads at once."""
+        return self
+
 
 @backends.register("onnxruntime")
 class OnnxRuntime(Backend):

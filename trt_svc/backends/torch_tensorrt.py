@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Any
 
 from trt_svc.backends.base import Backend, Built, Probe, Runner, backends
+from trt_svc.backends.on_torch import downloaded, uploaded
 from trt_svc.build_config import BuildConfig, Profile
 from trt_svc.errors import BuildError
 from trt_svc.graph.model import Graph, GraphInput
@@ -17,6 +16,9 @@ from trt_svc.hardware import Gpu, first_gpu
 from trt_svc.optional import install_line, is_installed, require
 from trt_svc.progress import Progress
 from trt_svc.types import Array
+
+if TYPE_CHECKING:
+    import torch
 
 PROGRAM = "model.ep"
 PURPOSE = "the torch-tensorrt backend"
@@ -31,6 +33,8 @@ class TorchTensorRT(Backend):
     def probe(self) -> Probe:
         if not is_installed("torch_tensorrt"):
             return Probe(False, False, "torch_tensorrt is not installed", install_line("torch_tensorrt"))
+        import torch
+
         gpu = first_gpu()
         if gpu is None or not torch.cuda.is_available():
             return Probe(
@@ -47,11 +51,15 @@ class TorchTensorRT(Backend):
         return require("torch_tensorrt", PURPOSE)
 
     def identity(self, config: BuildConfig) -> dict[str, str]:
+        import torch
+
         gpu = first_gpu()
         versions = {"torch_tensorrt": self._package().__version__, "torch": torch.__version__}
         return {**versions, **(gpu.identity() if gpu else Gpu.absent())}
 
     def build(self, graph: Graph, config: BuildConfig, progress: Progress) -> Built:
+        import torch
+
         if graph.module is None:
             raise BuildError(
                 "building with torch-tensorrt", "this graph came without its module.", "Build from a checkpoint."
@@ -72,6 +80,8 @@ class TorchTensorRT(Backend):
         return Built({PROGRAM: blob.getvalue()})
 
     def open(self, files: Mapping[str, bytes], device: str) -> Runner:
+        import torch
+
         self._package()  # registers the operators of the stored program
         program = torch.export.load(io.BytesIO(files[PROGRAM]))
         return _ProgramRunner(program.module(), device)
@@ -86,11 +96,19 @@ def _shapes(spec: GraphInput, profile: Profile) -> dict[str, tuple[int, ...]]:
 
 class _ProgramRunner:
     def __init__(self, module: Any, device: str) -> None:
+        import torch
+
         self._module = module
-        self._device = "cuda" if device == "auto" else device
+        self._device = torch.device("cuda" if device == "auto" else device)
+        self._lock = threading.Lock()  # its engines keep one execution context each
 
     def run(self, inputs: Mapping[str, Array]) -> Array:
-        tensors = [torch.from_numpy(np.ascontiguousarray(value)).to(self._device) for value in inputs.values()]
-        with torch.inference_mode():
-            made: torch.Tensor = self._module(*tensors)
-        return np.asarray(made.float().cpu().numpy())
+        import torch
+
+        with self._lock, torch.inference_mode():
+            made: torch.Tensor = self._module(*[uploaded(value, self._device) for value in inputs.values()])
+            return downloaded(made.float())
+
+    def sibling(self) -> Runner:
+        """This one: its calls come one after another."""
+        return self

@@ -26,6 +26,7 @@ from trt_svc.errors import (
     EngineError,
     OutOfMemory,
     ShapeRangeError,
+    TrtSvcError,
     UnsupportedOperator,
     shown,
 )
@@ -38,6 +39,7 @@ from trt_svc.progress import Progress
 MAGIC = b"vtrt"
 HEADER_BYTES = 64
 _SEAL_BYTES = 32
+MAX_LOG = 1000
 FUSED_KERNEL = re.compile(rb"__myl_[A-Za-z0-9_]+")
 
 
@@ -106,7 +108,19 @@ class TrtApi:
 
     @property
     def has_runtime_cache(self) -> bool:
+        """Does it finish kernels at first use, and can it keep them? (RTX)"""
         return hasattr(self.trt, "IRuntimeCache")
+
+    @property
+    def has_own_graphs(self) -> bool:
+        """Does it record CUDA graphs by itself? (RTX)"""
+        return hasattr(self.trt, "CudaGraphStrategy") and hasattr(self.trt.IRuntimeConfig, "cuda_graph_strategy")
+
+    @property
+    def contexts_can_share(self) -> bool:
+        """Can several contexts use the same scratch memory?"""
+        trt = self.trt
+        return hasattr(trt.IExecutionContext, "set_device_memory") and hasattr(trt.ICudaEngine, "device_memory_size_v2")
 
     @property
     def strongly_typed(self) -> int:
@@ -136,7 +150,7 @@ class TrtApi:
         if kept is not None and options.timing_cache is not None:
             # A build must not be lost over its timings.
             with contextlib.suppress(OSError):
-                _keep_timings(options.timing_cache, bytes(kept.serialize()))
+                seal(options.timing_cache, bytes(kept.serialize()))
         return Plan(bytes(data), parse_s, network.num_layers, list(log.warnings))
 
     def _parse(self, network: Any, graph: Graph, log: Any) -> None:
@@ -210,7 +224,7 @@ class TrtApi:
     def _timing_cache(self, config: Any, options: PlanOptions) -> Any:
         if not self.has_timing_cache or options.timing_cache is None:
             return None
-        cache = config.create_timing_cache(_known_timings(options.timing_cache))
+        cache = config.create_timing_cache(unsealed(options.timing_cache))
         config.set_timing_cache(cache, ignore_mismatch=False)
         return cache
 
@@ -242,6 +256,42 @@ class TrtApi:
                 "putting the weights into an engine", f"it fails ({reason}).", "Build it again (--force)."
             )
 
+    # Running.
+
+    def runtime_cache(self, engine: Any, known: bytes) -> Any:
+        """Kernels that RTX finished earlier on this GPU; what does not fit it counts as none. Needs a context."""
+        runtime_cache = engine.create_runtime_config().create_runtime_cache()
+        if known:
+            runtime_cache.deserialize(known)
+        return runtime_cache
+
+    def context(self, engine: Any, cache: Any = None, graphs: bool = False) -> Any:
+        """An execution context; the runtime cache and the runtime's own CUDA graphs are RTX's."""
+        log = _log_of(self.trt)
+        if cache is None:
+            made = engine.create_execution_context()
+        else:
+            runtime_config = engine.create_runtime_config()
+            runtime_config.set_runtime_cache(cache)
+            if graphs:
+                runtime_config.cuda_graph_strategy = self.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            made = engine.create_execution_context(runtime_config)
+        if made is None:
+            raise running_failed("preparing an engine", log.errors)
+        return made
+
+    def context_within(self, engine: Any, pointer: int, size: int) -> Any:
+        """An execution context that works in the given memory, at least `device_memory_size_v2` bytes."""
+        context = engine.create_execution_context(self.trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if context is None:
+            raise running_failed("preparing an engine", _log_of(self.trt).errors)
+        context.set_device_memory(pointer, size)
+        return context
+
+    def run_failed(self) -> TrtSvcError:
+        """The typed error for a run that the runtime refused."""
+        return running_failed("running an engine", _log_of(self.trt).errors)
+
     def _check_validity(self, runtime: Any, plan: bytes) -> None:
         validity, diagnostics = runtime.get_engine_validity(plan[:HEADER_BYTES])
         if validity == self.trt.EngineValidity.INVALID:
@@ -264,19 +314,20 @@ _DIAGNOSTICS = {
 }
 
 
-def _known_timings(path: Path) -> bytes:
-    """Kernel timings of earlier builds; a damaged file counts as none."""
+def unsealed(path: Path) -> bytes:
+    """What `seal` wrote; a missing or damaged file counts as empty."""
     try:
         data = path.read_bytes()
     except OSError:
         return b""
-    seal, timings = data[:_SEAL_BYTES], data[_SEAL_BYTES:]
-    return timings if hashlib.sha256(timings).digest() == seal else b""
+    mark, content = data[:_SEAL_BYTES], data[_SEAL_BYTES:]
+    return content if hashlib.sha256(content).digest() == mark else b""
 
 
-def _keep_timings(path: Path, timings: bytes) -> None:
+def seal(path: Path, content: bytes) -> None:
+    """Writes what a runtime will read without checking it: kernel timings, finished kernels."""
     with replacing(path) as part:
-        part.write_bytes(hashlib.sha256(timings).digest() + timings)
+        part.write_bytes(hashlib.sha256(content).digest() + content)
 
 
 def check_header(plan: bytes) -> None:
@@ -308,6 +359,17 @@ def opening_failed(errors: Sequence[str]) -> EngineError:
         "opening an engine",
         f"the runtime refuses it ({shown(errors[-1])}).",
         "Build it again on this machine (--force).",
+    )
+
+
+def running_failed(asked: str, errors: Sequence[str]) -> TrtSvcError:
+    last = shown(errors[-1]) if errors else "no reason was given"
+    if re.search(r"OutOfMemory|out of memory|cudaError 2\b", last):
+        return OutOfMemory(
+            asked, f"the GPU has too little memory ({last}).", "Use a smaller batch or shorter input, or free memory."
+        )
+    return EngineError(
+        asked, f"the runtime reports a failure ({last}).", "Run `trt-svc doctor`; build it again (--force)."
     )
 
 
@@ -389,6 +451,7 @@ def _log_of(trt: Any) -> Any:
                 self.errors.append(message)
             elif severity == trt.ILogger.Severity.WARNING:
                 self.warnings.append(message)
+            del self.errors[:-MAX_LOG], self.warnings[:-MAX_LOG]  # engines may run for months
 
     _LOGS[key] = Log()
     return _LOGS[key]

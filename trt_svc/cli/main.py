@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 import trt_svc
-from trt_svc.cli import build_engine, convert_checkpoint, doctor, engines, inspect, precision_report, vocode
+from trt_svc.cli import (
+    build_engine,
+    convert_checkpoint,
+    doctor,
+    engines,
+    inspect,
+    lookahead_curve,
+    precision_report,
+    vocode,
+)
 
 app = typer.Typer(
     name="trt-svc",
@@ -24,6 +33,7 @@ app.command("convert-checkpoint")(convert_checkpoint.command)
 app.command("vocode")(vocode.command)
 app.command("build-engine")(build_engine.command)
 app.command("precision-report")(precision_report.command)
+app.command("lookahead-curve")(lookahead_curve.command)
 app.add_typer(engines.app, name="engines")
 
 

@@ -15,8 +15,8 @@ from trt_svc.cli.console import (
     out,
     print_json,
     reported,
-    working,
 )
+from trt_svc.cli.stages import shown_stages
 
 
 def command(
@@ -47,9 +47,10 @@ def command(
         from trt_svc.copysynthesis import vocode_file
         from trt_svc.session import load_vocoder
 
-        with working(f"vocoding {recording.name}", quiet=as_json):
+        with shown_stages(quiet=as_json) as progress:
+            progress.stage("loading the vocoder")
             vocoder = load_vocoder(model, config, family, source, backend, device)
-            made = vocode_file(vocoder, recording, output, key, f0, keep_formants, seed)
+            made = vocode_file(vocoder, recording, output, key, f0, keep_formants, seed, progress)
         if as_json:
             print_json(
                 {

@@ -40,15 +40,9 @@ def graph_from_vocoder(net: VocoderNet, precision: Precision | None = None, rewr
     """The ONNX graph of a loaded vocoder."""
     chosen, names = precision or Precision(), sorted(rewrites)
     body = typed(rewritten(net, names), chosen)
-    left, right = net.receptive_field
     metadata: dict[str, Any] = {
+        **net.voice().as_dict(),
         "trt_svc": trt_svc.__version__,
-        "family": net.family,
-        "variant": net.variant,
-        "spec": net.spec.as_dict(),
-        "excitation": net.excitation().as_dict(),
-        "receptive_field": [left, right],
-        "extra_samples": net.samples_out(8) - 8 * net.spec.hop,
         "precision": chosen.as_dict(),
         "rewrites": names,
         "weights_sha256": weights_sha256(net),

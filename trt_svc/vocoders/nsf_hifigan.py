@@ -161,6 +161,9 @@ class NSFHiFiGAN(UpsamplingTrunk):
     def condition(self, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         return x + inputs["pre_noise"].to(x.dtype) if "pre_noise" in inputs else x
 
+    def injects(self, stage: int) -> bool:
+        return self.source != "mini" or stage == MINI_SOURCE_STAGE
+
     def inject(self, stage: int, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         if self.source != "mini":
             return x + cast(Tensor, self.noise_convs[stage](inputs["source"]))

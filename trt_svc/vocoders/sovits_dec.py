@@ -101,6 +101,9 @@ class SovitsDec(UpsamplingTrunk):
     def before_stage(self, stage: int, x: Tensor) -> Tensor:
         return cast(Tensor, self.snakes[stage](x)) if self.snake else super().before_stage(stage, x)
 
+    def injects(self, stage: int) -> bool:
+        return True
+
     def inject(self, stage: int, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         return x + cast(Tensor, self.noise_convs[stage](inputs["source"]))
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
+from math import prod
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trt_svc.vocoders.base import CoreInput, Shapes, VocoderNet
+from trt_svc.vocoders.base import CoreInput, Shapes, Stage, VocoderNet
 from trt_svc.vocoders.generator_config import TrunkConfig
 from trt_svc.vocoders.layers import (
     FINAL_LEAKY_SLOPE,
@@ -117,11 +119,20 @@ class UpsamplingTrunk(VocoderNet):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         inputs = {spec.name: tensor for spec, tensor in zip(self.core_inputs(), tensors, strict=True)}
-        x = self.condition(self.conv_pre(inputs["mel"]), inputs)
+        x = inputs["mel"]
         for stage in range(len(self.ups)):
-            x = self.inject(stage, self.upsampler(stage)(self.before_stage(stage, x)), inputs)
-            x = self.join([block(x) for block in self.blocks_of(stage)])
-        return self.bound(self.conv_post(self.before_post(x))).squeeze(1)
+            x = self.run_stage(stage, x, inputs)
+        return x
+
+    def run_stage(self, stage: int, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """One stage; the first begins with conv_pre, the last ends with the audio."""
+        if stage == 0:
+            x = self.condition(self.conv_pre(x), inputs)
+        x = self.inject(stage, self.upsampler(stage)(self.before_stage(stage, x)), inputs)
+        x = self.join([block(x) for block in self.blocks_of(stage)])
+        if stage + 1 == len(self.ups):
+            x = self.bound(self.conv_post(self.before_post(x))).squeeze(1)
+        return x
 
     def join(self, branches: Sequence[Tensor]) -> Tensor:
         """The mean, in upstream's order of operations: sum, then divide."""
@@ -135,21 +146,64 @@ class UpsamplingTrunk(VocoderNet):
         return list(self.resblocks)[stage * n : (stage + 1) * n]
 
     def reach(self) -> Reach:
-        reach = conv_reach(self.conv_pre, Reach())
+        reach = Reach()
         for stage in range(len(self.ups)):
-            before = self.stage_activation(stage)
-            reach = activation_reach(before, reach) if before else reach
-            up = self.upsampler(stage)
-            reach = reach.upsample(up.kernel_size[0], up.stride[0], cast(int, up.padding[0]))
-            blocks = [cast(ResBlock1, block).reach(reach) for block in self.blocks_of(stage)]
-            for other in blocks:
-                reach = reach.union(other)
+            reach = self.stage_reach(stage, reach)
+        return reach
+
+    def stage_reach(self, stage: int, reach: Reach) -> Reach:
+        """How far a stage carries what had this reach at its input."""
+        if stage == 0:
+            reach = conv_reach(self.conv_pre, reach)
+        before = self.stage_activation(stage)
+        reach = activation_reach(before, reach) if before else reach
+        up = self.upsampler(stage)
+        reach = reach.upsample(up.kernel_size[0], up.stride[0], cast(int, up.padding[0]))
+        if self.injects(stage):
+            reach = reach.union(Reach(-1, up.stride[0]))  # the source's convolutions look one sample to each side
+        for other in [cast(ResBlock1, block).reach(reach) for block in self.blocks_of(stage)]:
+            reach = reach.union(other)
+        if stage + 1 < len(self.ups):
+            return reach
         last = self.post_activation()
-        reach = activation_reach(last, reach) if last else reach
-        return conv_reach(self.conv_post, reach)
+        return conv_reach(self.conv_post, activation_reach(last, reach) if last else reach)
+
+    def injects(self, stage: int) -> bool:
+        """Does a source join behind the upsampler of this stage?"""
+        return False
+
+    def stages(self) -> list[Stage]:
+        keeps_lengths = self.samples_out(8) == 8 * self.spec.hop
+        return [TrunkStage(self, stage) for stage in range(len(self.ups))] if keeps_lengths else []
 
     def samples_out(self, frames: int) -> int:
         for stage in range(len(self.ups)):
             up = self.upsampler(stage)
             frames = (frames - 1) * up.stride[0] - 2 * cast(int, up.padding[0]) + up.kernel_size[0]
         return frames
+
+
+class TrunkStage(Stage):
+    """Stage `number` of a trunk."""
+
+    def __init__(self, net: UpsamplingTrunk, number: int) -> None:
+        super().__init__()
+        self.net = net
+        self.number = number
+        rates = [up.stride[0] for up in map(net.upsampler, range(len(net.ups)))]
+        ticks = prod(rates[:number])
+        channels = net.spec.n_mels if number == 0 else net.config.channels[number]
+        first = CoreInput("mel" if number == 0 else "x", channels)
+        joining = [
+            CoreInput(spec.name, spec.channels, Fraction(spec.per_frame, ticks))
+            for spec in net.core_inputs()
+            if (spec.name == "source" and net.injects(number)) or (spec.name not in ("mel", "source") and number == 0)
+        ]
+        self.inputs = (first, *joining)
+        self.ticks_per_frame = Fraction(ticks)
+        self.out_per_tick = Fraction(rates[number])
+        self.context = net.stage_reach(number, Reach()).frames(rates[number])
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        inputs = {spec.name: tensor for spec, tensor in zip(self.inputs, tensors, strict=True)}
+        return self.net.run_stage(self.number, tensors[0], inputs)

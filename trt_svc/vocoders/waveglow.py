@@ -14,7 +14,7 @@ from trt_svc.config import AudioSpec, MelSpec
 from trt_svc.errors import ConfigError
 from trt_svc.excitation import Excitation, LatentNoise
 from trt_svc.noise import NoiseField
-from trt_svc.vocoders.base import CoreInput, Shapes, VocoderNet, families
+from trt_svc.vocoders.base import CoreInput, Shapes, Stage, VocoderNet, families
 from trt_svc.vocoders.generator_config import Channels, SampleRate, UpstreamConfig, parse
 from trt_svc.vocoders.reach import Reach
 
@@ -95,6 +95,7 @@ class WaveGlow(VocoderNet):
     # Twelve inverse couplings in a row amplify rounding: audio, scales and mixing stay float32.
     float32_tails = ("inverse.*",)
     half_regions = ("WN.*",)
+    bounded = False
 
     @classmethod
     def claims(cls, shapes: Shapes, config: Mapping[str, Any] | None) -> bool:
@@ -169,10 +170,15 @@ class WaveGlow(VocoderNet):
         audio, joining = latents[0], iter(latents[1:])
         early = set(self.early_flows())
         for k in range(self.flow.n_flows - 1, -1, -1):
-            audio = self.inverse[k](self.uncouple(k, audio, condition))
-            if k in early:
-                audio = torch.cat([next(joining), audio], dim=1)
-        return audio.transpose(1, 2).flatten(1, 2)
+            audio = self.run_flow(k, audio, condition, next(joining) if k in early else None)
+        return audio
+
+    def run_flow(self, k: int, audio: Tensor, condition: Tensor, joining: Tensor | None) -> Tensor:
+        """Flow k backwards, with the new noise behind it; the last one (k = 0) ends with the audio."""
+        audio = self.inverse[k](self.uncouple(k, audio, condition))
+        if joining is not None:
+            audio = torch.cat([joining, audio], dim=1)
+        return audio if k else audio.transpose(1, 2).flatten(1, 2)
 
     def uncouple(self, k: int, audio: Tensor, condition: Tensor) -> Tensor:
         """The inverse of affine coupling k: the network gives shift first, log scale second."""
@@ -183,13 +189,49 @@ class WaveGlow(VocoderNet):
     def samples_out(self, frames: int) -> int:
         return frames * HOP // self.flow.n_group * self.flow.n_group
 
+    def stages(self) -> list[Stage]:
+        if HOP % self.flow.n_group:
+            return []
+        return [FlowStage(self, k) for k in range(self.flow.n_flows - 1, -1, -1)]
+
     def reach(self) -> Reach:
+        return self.flows_reach(self.flow.n_flows)
+
+    def flows_reach(self, flows: int) -> Reach:
+        """Samples that a mel frame influences through so many flows."""
         wn, group = self.flow.WN_config, self.flow.n_group
         side = (wn.kernel_size - 1) // 2
         # The mel joins behind the first dilated layer of a WN, so its longest path skips that one layer once.
-        groups = sum(side * 2**i for i in range(wn.n_layers)) * self.flow.n_flows - side
+        groups = sum(side * 2**i for i in range(wn.n_layers)) * flows - side
         last = (UPSAMPLE_KERNEL - 1) // group
         return Reach(-groups * group, (last + groups) * group + group - 1)
+
+
+class FlowStage(Stage):
+    """One flow, with the upsampled mel made again for it: that is cheap beside the flow."""
+
+    def __init__(self, net: WaveGlow, k: int) -> None:
+        super().__init__()
+        self.net = net
+        self.k = k
+        per_frame = net.groups_per_frame
+        first = k == net.flow.n_flows - 1
+        joins = [field for field in net.latents() if field.name == f"z_early_{k}"]
+        self.inputs = (
+            CoreInput("mel", net.spec.n_mels),
+            CoreInput("z_initial" if first else "x", net.widths[k], per_frame),
+            *(CoreInput(field.name, field.channels, per_frame) for field in joins),
+        )
+        self.ticks_per_frame = Fraction(1)
+        self.out_per_tick = Fraction(HOP) if k == 0 else per_frame
+        # Audio enters a WN through all its layers, the mel through all but one.
+        group = net.flow.n_group
+        own = net.flows_reach(1).widen((net.flow.WN_config.kernel_size - 1) // 2 * group)
+        self.context = own.frames(HOP)
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        mel, audio, *joining = tensors
+        return self.net.run_flow(self.k, audio, self.net.conditioning(mel), joining[0] if joining else None)
 
 
 def flow_widths(flow: FlowConfig) -> list[int]:

@@ -1,0 +1,25 @@
+"""A reduced run of `make fuzz`; without WaveGlow, whose every new shape costs torch a second on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz import NAMES, fuzz, growth, sessions
+from trt_svc.session import Vocoder
+
+
+@pytest.fixture(scope="module")
+def vocoders(tmp_path_factory: pytest.TempPathFactory) -> list[Vocoder]:
+    return sessions(Path(tmp_path_factory.mktemp("fuzz")), tuple(name for name in NAMES if name != "waveglow"))
+
+
+def test_odd_calls_end_in_audio_or_a_typed_error(vocoders: list[Vocoder]) -> None:
+    ended = fuzz(vocoders, 3000)
+    assert set(ended) == {"audio", "InputError", "stream"}
+    assert ended["audio"] > 500 and ended["InputError"] > 500
+
+
+def test_small_calls_leave_nothing_behind(vocoders: list[Vocoder]) -> None:
+    assert growth(vocoders[0], 3000) < 1 << 20

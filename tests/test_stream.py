@@ -1,0 +1,234 @@
+"""Chunks, batches and streams give what one call on everything gives: every family, three backends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import trt_svc
+from tests.nets import SMALL, utterance, vocoder_of
+from trt_svc.build_config import BuildConfig, ShapeRange
+from trt_svc.errors import ConfigError, InputError
+
+BACKENDS = ("torch", "onnxruntime", "openvino")
+NSF = ("nsf_hifigan", "sovits_dec", "sovits_snake")
+FRAMES = 170
+QUICK = settings(
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+def tolerance(name: str) -> float:
+    """float32 rounding through a phase-sensitive network, or a plain one."""
+    return 5e-6 if name in NSF else 1e-6
+
+
+def options_for(backend: str) -> dict[str, Any]:
+    if backend == "torch":
+        return {"backend": "torch"}
+    return {"build": BuildConfig(backend, frames=(ShapeRange(1, 32, 200),), batch=ShapeRange(1, 1, 4), rewrites=())}
+
+
+@pytest.fixture(scope="module", params=[f"{name} on {backend}" for backend in BACKENDS for name in SMALL])
+def session(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    name, _, backend = request.param.partition(" on ")
+    folder = tmp_path_factory.mktemp(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRT_SVC_ENGINE_DIR", str(folder / "engines"))
+        yield name, vocoder_of(name, folder, **options_for(backend))
+
+
+def piece(given: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+    cut = {"mel": given["mel"][:, :, start:stop]}
+    return cut | ({"f0": given["f0"][:, start:stop]} if "f0" in given else {})
+
+
+def streamed(vocoder: trt_svc.Vocoder, given: dict[str, Any], sizes: list[int], seed: int) -> np.ndarray:
+    frames, at, made = given["mel"].shape[2], 0, []
+    with vocoder.stream(speaker=given.get("speaker"), seed=seed) as stream:
+        for size in [*sizes, frames]:
+            made.append(stream.push(**piece(given, at, min(frames, at + size))))
+            at = min(frames, at + size)
+        made.append(stream.flush())
+    return np.concatenate(made, axis=1)
+
+
+@QUICK
+@given(data=st.data())
+def test_chunks_and_streams_equal_the_whole(session: Any, data: st.DataObject) -> None:
+    name, vocoder = session
+    batch, frames = data.draw(st.integers(1, 2)), data.draw(st.integers(1, FRAMES))
+    given, seed = utterance(vocoder, batch, frames, seed=frames), data.draw(st.integers(0, 9))
+    whole = vocoder(**given, seed=seed)
+    assert whole.shape == (batch, vocoder.voice.samples_out(frames))
+    least = sum(vocoder.receptive_field) + vocoder.voice.frame_step
+    limits = vocoder._ladder.limits
+    before, limits.frames = limits.frames, data.draw(st.integers(least, least + 60))
+    try:
+        chunked = vocoder(**given, seed=seed)
+        sizes = data.draw(st.lists(st.integers(1, 50), max_size=8))
+        pieces = streamed(vocoder, given, sizes, seed)
+    finally:
+        limits.frames = before
+    assert np.abs(chunked - whole).max() <= tolerance(name)
+    assert pieces.shape == whole.shape
+    assert np.abs(pieces - whole).max() <= tolerance(name)
+    assert np.abs(streamed(vocoder, given, sizes, seed) - whole).max() <= tolerance(name)
+
+
+def test_pushes_of_one_frame(session: Any) -> None:
+    name, vocoder = session
+    given = utterance(vocoder, 1, 40)
+    whole = vocoder(**given, seed=1)
+    assert np.abs(streamed(vocoder, given, [1] * 40, 1) - whole).max() <= tolerance(name)
+
+
+@QUICK
+@given(lengths=st.lists(st.sampled_from([1, 7, 7, 20, 33, 64]), min_size=1, max_size=6))
+def test_ragged_batches_keep_order_and_sound(session: Any, lengths: list[int]) -> None:
+    name, vocoder = session
+    clips = [utterance(vocoder, 1, frames, seed=i) for i, frames in enumerate(lengths)]
+    more = {key: [clip[key] for clip in clips] for key in ("f0", "speaker") if key in clips[0]}
+    seeds = list(range(len(clips)))
+    together = vocoder.batch([clip["mel"] for clip in clips], **more, seed=seeds)
+    assert len(together) == len(clips)
+    for clip, seed, made in zip(clips, seeds, together, strict=True):
+        alone = vocoder(**clip, seed=seed)[0]
+        assert made.shape == alone.shape
+        assert np.abs(made - alone).max() <= tolerance(name)
+
+
+# One session on torch is enough for what follows.
+
+
+@pytest.fixture(scope="module")
+def nsf(tmp_path_factory: pytest.TempPathFactory) -> trt_svc.Vocoder:
+    return vocoder_of("nsf_hifigan", tmp_path_factory.mktemp("nsf"))
+
+
+def test_a_stream_takes_and_gives_tensors(nsf: trt_svc.Vocoder) -> None:
+    given = utterance(nsf, 2, 60)
+    with nsf.stream(seed=[1, 2]) as stream:
+        first = stream.push(torch.from_numpy(given["mel"]), torch.from_numpy(given["f0"]))
+        rest = stream.flush()
+    assert isinstance(first, torch.Tensor) and isinstance(rest, torch.Tensor)
+    whole = nsf(**given, seed=[1, 2])
+    assert np.abs(torch.cat([first, rest], 1).numpy() - whole).max() <= 5e-6
+
+
+def test_less_lookahead_is_earlier_and_only_near(nsf: trt_svc.Vocoder) -> None:
+    given = utterance(nsf, 1, 120)
+    whole = nsf(**given)
+    waits, errors = [], []
+    for lookahead in (0, 8, "exact"):
+        with nsf.stream(lookahead) as stream:
+            made = [stream.push(**piece(given, at, at + 10)) for at in range(0, 120, 10)]
+            waits.append(stream.latency_frames)
+            assert made[4].shape == made[5].shape == (1, 10 * nsf.spec.hop)
+            errors.append(float(np.abs(np.concatenate([*made, stream.flush()], 1) - whole).max()))
+    assert waits == [0, 8, nsf.receptive_field[1]]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] <= 5e-6
+
+
+def test_a_gliding_source_waits_for_one_more_frame(tmp_path: Path) -> None:
+    mini = vocoder_of("mini", tmp_path)
+    assert mini.stream(0).latency_frames == 1
+
+
+def test_a_block_of_a_second_is_computed_little_more_than_once(tmp_path: Path) -> None:
+    """The bound is for published sizes; here the short network's own stages are counted."""
+    vocoder = vocoder_of("bigvgan", tmp_path)
+    with vocoder.stream() as stream:
+        for _ in range(20):
+            stream.push(np.full((1, vocoder.spec.n_mels, 94), -4, np.float32))
+        per_stage = stream.redundancy
+    assert len(per_stage) == 3
+    assert list(per_stage) == sorted(per_stage, reverse=True)
+    assert per_stage[-1] < 1.2
+
+
+def test_streams_end_once(nsf: trt_svc.Vocoder) -> None:
+    with nsf.stream() as stream:
+        assert stream.flush().shape == (1, 0)
+    for call in (stream.flush, lambda: stream.push(**utterance(nsf, 1, 3))):
+        with pytest.raises(InputError, match="has ended"):
+            call()
+    with nsf.stream() as stream:
+        stream.push(**utterance(nsf, 2, 5))
+        with pytest.raises(InputError, match="batch"):
+            stream.push(**utterance(nsf, 1, 5))
+
+
+@pytest.mark.parametrize("lookahead", [-1, 1.5, "all", True, None])
+def test_odd_lookaheads(nsf: trt_svc.Vocoder, lookahead: Any) -> None:
+    with pytest.raises(InputError, match="lookahead"):
+        nsf.stream(lookahead)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"f0": [np.zeros(5)]}, "One per clip|one per clip"),
+        ({"mels": [np.zeros((2, 128, 5))]}, "clip 0"),
+        ({"mels": [np.zeros(5)]}, "clip 0"),
+        ({"seed": [1]}, "seed"),
+    ],
+)
+def test_odd_batches(nsf: trt_svc.Vocoder, change: dict[str, Any], message: str) -> None:
+    call = {"mels": [np.zeros((128, 5), np.float32)] * 2, "f0": [np.zeros(5, np.float32)] * 2, **change}
+    with pytest.raises(InputError, match=message):
+        nsf.batch(**call)
+
+
+def test_an_empty_batch(nsf: trt_svc.Vocoder) -> None:
+    assert nsf.batch([], f0=[]) == []
+
+
+def test_memory_limit_makes_runs_smaller_not_different(tmp_path: Path) -> None:
+    free = vocoder_of("bigvgan", tmp_path)
+    tight = vocoder_of(
+        "bigvgan", tmp_path, memory_limit=free.voice.bytes_per_frame * 120 + 4 * free.checkpoint.parameters
+    )
+    given = utterance(free, 3, 400)
+    runs: list[int] = []
+    runner = tight._ladder.rung
+    submit = runner.lanes.submit
+
+    def noted(job: Any) -> Any:
+        runs.append(1)
+        return submit(job)
+
+    runner.lanes.submit = noted  # type: ignore[method-assign]
+    assert np.abs(tight(**given) - free(**given)).max() <= 1e-6
+    assert len(runs) >= 3 * 400 // 120
+    with pytest.raises(ConfigError, match="memory_limit"):
+        vocoder_of("bigvgan", tmp_path, memory_limit="100KiB")
+    with pytest.raises(ConfigError, match="chunk_frames"):
+        vocoder_of("bigvgan", tmp_path, chunk_frames=20)
+
+
+def test_two_devices_share_the_work(tmp_path: Path) -> None:
+    one = vocoder_of("nsf_hifigan", tmp_path, chunk_frames=100)
+    two = vocoder_of("nsf_hifigan", tmp_path, chunk_frames=100, devices=["cpu", "cpu"])
+    given = utterance(one, 1, 900)
+    assert np.abs(one(**given) - two(**given)).max() <= 5e-6
+    assert two.device == "cpu, cpu"
+
+
+def test_engines_shorter_than_their_least_and_between_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRT_SVC_ENGINE_DIR", str(tmp_path / "engines"))
+    reference = vocoder_of("hifigan", tmp_path)
+    ranges = (ShapeRange(70, 80, 90), ShapeRange(120, 130, 140))
+    build = BuildConfig("onnxruntime", frames=ranges, batch=ShapeRange(2, 2, 4), rewrites=())
+    engine = vocoder_of("hifigan", tmp_path, build=build)
+    for batch, frames in ((1, 5), (1, 80), (3, 100), (5, 300), (1, 139)):
+        given = utterance(engine, batch, frames)
+        assert np.abs(engine(**given) - reference(**given)).max() <= 1e-6
+    assert engine.health.ok

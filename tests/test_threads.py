@@ -1,0 +1,155 @@
+"""One session, many threads; and a process that never sees torch."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import trt_svc
+from tests.nets import utterance, vocoder_of
+from trt_svc.build_config import BuildConfig, ShapeRange
+from trt_svc.cache import EngineCache
+from trt_svc.errors import RunHung
+from trt_svc.lanes import Lane, LaneLost, Lanes
+
+THREADS, CALLS = 8, 200
+BUILD = BuildConfig("onnxruntime", frames=(ShapeRange(1, 32, 200),), batch=ShapeRange(1, 1, 4), rewrites=())
+
+
+@pytest.fixture(scope="module", params=["torch", "onnxruntime", "openvino"])
+def session(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[trt_svc.Vocoder]:
+    folder = tmp_path_factory.mktemp("threads")
+    options: dict[str, Any] = {"chunk_frames": 90, "contexts": 2}
+    if request.param != "torch":
+        options["build"] = BuildConfig(request.param, frames=BUILD.frames, batch=BUILD.batch, rewrites=())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRT_SVC_ENGINE_DIR", str(folder / "engines"))
+        yield vocoder_of("nsf_hifigan", folder, **options)
+
+
+def hammer(session: trt_svc.Vocoder, calls: int) -> list[str]:
+    """Every thread calls with lengths of its own and compares; what went wrong comes back."""
+    expected = {frames: session(**utterance(session, 1, frames, seed=frames), seed=1) for frames in range(5, 125, 8)}
+    wrong: list[str] = []
+
+    def work(number: int) -> None:
+        rng = np.random.default_rng(number)
+        try:
+            for _ in range(calls):
+                frames = int(rng.choice(list(expected)))
+                given = utterance(session, 1, frames, seed=frames)
+                gap = np.abs(session(**given, seed=1) - expected[frames]).max()
+                if not gap <= 5e-6:
+                    wrong.append(f"{frames} frames: {gap}")
+        except Exception as err:
+            wrong.append(repr(err))
+
+    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(300)
+    return wrong + [f"{thread.name} does not end" for thread in threads if thread.is_alive()]
+
+
+def test_threads_share_a_session(session: trt_svc.Vocoder) -> None:
+    assert hammer(session, CALLS) == []
+    assert session.health.ok
+
+
+def test_threads_go_on_while_the_cache_is_pruned(session: trt_svc.Vocoder) -> None:
+    stop = threading.Event()
+
+    def prune() -> None:
+        while not stop.is_set():
+            EngineCache().prune(limit_bytes=0)
+            time.sleep(0.01)
+
+    pruner = threading.Thread(target=prune, daemon=True)
+    pruner.start()
+    try:
+        assert hammer(session, 20) == []
+    finally:
+        stop.set()
+        pruner.join(30)
+    assert EngineCache().keys() == []
+    assert session.health.ok
+
+
+def test_sessions_that_nobody_holds_end_their_threads(tmp_path: Path) -> None:
+    before = threading.active_count()
+    for _ in range(5):
+        vocoder = vocoder_of("hifigan", tmp_path, contexts=3)
+        vocoder(**utterance(vocoder, 1, 3))
+    assert threading.active_count() >= before + 3
+    del vocoder
+    for _ in range(100):
+        gc.collect()
+        if threading.active_count() <= before:
+            break
+        time.sleep(0.05)
+    assert threading.active_count() <= before
+
+
+def test_jobs_go_to_the_lane_with_the_fewest() -> None:
+    release = threading.Event()
+    lanes = Lanes([Lane("a", ["a"]), Lane("b", ["b"])])
+    stuck = lanes.submit(lambda runner: release.wait(30))
+    others = [lanes.submit(lambda runner: runner) for _ in range(2)]
+    free = ({"a", "b"} - {stuck.lane.name}).pop()
+    assert others[0].lane.name == free
+    assert others[0].result(5) == free
+    release.set()
+    assert stuck.result(5) is True
+
+
+def test_a_lane_that_hangs_is_given_up_and_its_queue_told() -> None:
+    release = threading.Event()
+    drained: list[str] = []
+    lanes = Lanes([Lane("only", [0])], drained.append)
+    stuck, waiting = lanes.submit(lambda runner: release.wait(30)), lanes.submit(lambda runner: runner)
+    with pytest.raises(RunHung, match=r"within 0.1 s.*timeout_s"):
+        stuck.result(0.1)
+    with pytest.raises(LaneLost):
+        waiting.result(5)
+    assert lanes.drain(stuck.lane) is False
+    assert drained == ["only"]
+    with pytest.raises(LaneLost):
+        lanes.submit(lambda runner: runner)
+    release.set()
+
+
+WITHOUT_TORCH = """
+import sys
+import numpy as np
+import trt_svc
+v = trt_svc.load_vocoder("demo", backend="onnxruntime")
+f0 = np.full((1, 60), 220, np.float32)
+rng = np.random.default_rng(0)
+mel = v.mel(rng.normal(0, 0.05, 512 * 60).astype(np.float32), 44100)
+audio = v(mel, f0, seed=1)
+with v.stream(seed=1) as s:
+    pieces = [s.push(mel[:, :, :30], f0[:, :30]), s.push(mel[:, :, 30:], f0[:, 30:]), s.flush()]
+assert np.abs(np.concatenate(pieces, 1) - audio).max() < 5e-6
+assert v.health.ok and v.backend == "onnxruntime"
+print("torch" in sys.modules, audio.shape)
+"""
+
+
+def test_an_engine_runs_in_a_process_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRT_SVC_ENGINE_DIR", str(tmp_path))
+    trt_svc.load_vocoder("demo", backend="onnxruntime")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, env=os.environ.copy(), check=False
+    )
+    assert done.stdout.strip() == "False (1, 30720)", done.stderr

@@ -1,0 +1,163 @@
+"""Opens the rungs of a session: engines from the cache or freshly built, and the network itself in torch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trt_svc.backends.base import backends
+from trt_svc.build_config import BuildConfig, Precision, Profile
+from trt_svc.cache import EngineCache
+from trt_svc.errors import EngineError
+from trt_svc.health import Record
+from trt_svc.ladder import REFERENCE, Rung, Step
+from trt_svc.lanes import Lane, Lanes
+from trt_svc.parts import Parts
+from trt_svc.prebuilt import Engine, find_built, request_for
+from trt_svc.request import machine_sha256
+from trt_svc.sentinel import Sentinel
+from trt_svc.voice import Voice
+from trt_svc.windows import Span
+
+if TYPE_CHECKING:
+    from trt_svc.checkpoints.load import Checkpoint
+    from trt_svc.vocoders.base import VocoderNet
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a session's network comes from."""
+
+    path: str | Path
+    config: Any
+    family: str | None
+    source: str | None
+
+    def open(self) -> Checkpoint:
+        from trt_svc.checkpoints.load import open_checkpoint
+
+        return open_checkpoint(self.path, self.config, self.family, self.source)
+
+    def engine(self, settings: BuildConfig) -> Engine:
+        """From the cache without torch where it is known, else built."""
+        found = find_built(EngineCache(), request_for(self.path, settings, self.config, self.family, self.source))
+        if found is not None:
+            return found
+        from trt_svc.build import build_engine
+
+        return build_engine(self.path, settings, config=self.config, family=self.family, source=self.source)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where engines are opened, and how many contexts each place gets."""
+
+    devices: tuple[str, ...]
+    contexts: int
+    record: Record
+
+    def lanes(self, open_on: Callable[[str], Parts]) -> Lanes:
+        lanes = []
+        for device in self.devices:
+            first = open_on(device)
+            lanes.append(Lane(device, [first, *(first.sibling() for _ in range(self.contexts - 1))]))
+        return Lanes(lanes, self.record.drained)
+
+
+def torch_step(net: Callable[[], VocoderNet], places: Places) -> Step:
+    """The network itself: the reference, and the last rung."""
+
+    def opened() -> Rung:
+        from trt_svc.backends.torch_eager import TorchRunner
+
+        original = net()
+        copies: dict[str, VocoderNet] = {}
+
+        def open_on(device: str) -> Parts:
+            # One copy of the weights per device.
+            here = copies.setdefault(device, original if not copies else copy.deepcopy(original))
+            return Parts(TorchRunner(here, device), tuple(TorchRunner(stage, device) for stage in here.stages()))
+
+        return Rung(REFERENCE, "fp32", places.lanes(open_on), stages=stage_spans(original))
+
+    return Step(REFERENCE, opened)
+
+
+def engine_step(find: Callable[[], Engine], voice: Voice, places: Places, name: str) -> Step:
+    """An engine; its sentinel is asked before anybody hears it."""
+
+    def opened() -> Rung:
+        engine = find()
+        key, sentinel = engine.entry.manifest["key"], Sentinel.of(engine)
+        backend = backends.get(engine.backend)()
+        speed = engine.notes.get("speed", {})
+        here = bool(speed) and speed["machine"] == machine_sha256()
+        return Rung(
+            engine.backend,
+            str(key["precision"]["name"]),
+            places.lanes(lambda device: Parts(backend.open(engine.entry.files, device))),
+            profiles=tuple(Profile.parse(text) for text in key["profiles"]),
+            own_distance=sentinel.own_distance(voice),
+            ask=lambda parts: sentinel.ask(parts.whole),
+            frames_per_s=speed["frames"] * speed["batch"] / speed["seconds"] if here else None,
+            frames_measured=speed["frames"] * speed["batch"] if here else 0,
+        )
+
+    return Step(name, opened)
+
+
+def lower_steps(settings: BuildConfig, engine: Engine, voice: Voice, source: Source, places: Places) -> list[Step]:
+    """What a session falls back on below an engine: the same in fp32, then onnxruntime; torch comes behind."""
+    steps = []
+    precision = str(engine.entry.manifest["key"]["precision"]["name"])
+    plain = replace(settings, precision=Precision("fp32"), gate_db=None, rewrites=None)
+    below = [(engine.backend, plain)] if precision != "fp32" else []
+    if engine.backend != "onnxruntime":
+        bare = BuildConfig("onnxruntime", "cpu", Precision("fp32"), settings.frames, settings.batch)
+        below.append(("onnxruntime", bare))
+    for backend, config in below:
+        config = replace(config, backend=backend)
+        where = places if backend == engine.backend else replace(places, devices=("cpu",), contexts=1)
+
+        def find(config: BuildConfig = config) -> Engine:
+            return same_weights(source.engine(config), engine)
+
+        steps.append(engine_step(find, voice, where, f"{backend} fp32"))
+    return steps
+
+
+def same_weights(found: Engine, first: Engine) -> Engine:
+    """Refuses to fall back on another voice: the checkpoint may have been replaced since."""
+    if found.entry.metadata["weights_sha256"] != first.entry.metadata["weights_sha256"]:
+        raise EngineError(
+            "falling back on another engine", "the checkpoint has been replaced meanwhile.", "Load the vocoder again."
+        )
+    return found
+
+
+def same_network(checkpoint: Checkpoint, weights_sha256: str) -> Checkpoint:
+    """The same for the network itself."""
+    from trt_svc.graph.vocoder import weights_sha256 as hash_of
+
+    if hash_of(checkpoint.net) != weights_sha256:
+        raise EngineError(
+            "falling back on torch", "the checkpoint has been replaced meanwhile.", "Load the vocoder again."
+        )
+    return checkpoint
+
+
+def stage_spans(net: VocoderNet) -> tuple[Span, ...]:
+    """The stages of a network in time."""
+    return tuple(
+        Span(
+            {i.name: Fraction(i.per_frame) for i in stage.inputs},
+            stage.out_per_tick,
+            *stage.context,
+            per_frame=stage.ticks_per_frame,
+        )
+        for stage in net.stages()
+    )

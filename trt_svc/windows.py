@@ -1,0 +1,144 @@
+"""A run cut into windows: pieces go in, exactly what the whole run would have made comes out.
+
+Positions are ticks (mel frames for a whole network, samples of some rate for one of its stages). A tick of output
+depends on `left` ticks before it and `right` behind it; a window that has them computes the tick exactly, because
+every layer's own padding at the window's edges reaches no further. Windows that start or end with the utterance keep
+the utterance's own edges. Arrays are NumPy's or torch's, time last.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from trt_svc.arrays import copied, joined
+from trt_svc.errors import ShapeRangeError
+
+Pending = Callable[[], Any]
+"""A window on its way: gives its output when called."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """How the output of a network, or of a stage of one, hangs on its inputs in time."""
+
+    inputs: Mapping[str, Fraction]
+    """Positions of each input per tick."""
+    out_per_tick: Fraction
+    left: int
+    right: int
+    step: int = 1
+    """Windows start at multiples of this."""
+    per_frame: Fraction = Fraction(1)
+    """Ticks per mel frame."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Ticks in one run."""
+
+    most: int | None = None
+    least: int = 1
+
+
+class Windows:
+    """One network or stage, fed piece by piece; keeps the ticks that later windows need again."""
+
+    def __init__(
+        self, span: Span, run: Callable[[dict[str, Any]], Pending], bounds: Callable[[], Bounds], ahead: int = 1
+    ) -> None:
+        self.span = span
+        self._run = run
+        self._bounds = bounds
+        self._ahead = ahead
+        self._kept: dict[str, Any] = {}
+        self._base = 0
+        self._known = 0
+        self._done = 0
+        self.ticks_run = 0
+        """Ticks that were computed; more than `_done` by what was computed again."""
+
+    @property
+    def redundancy(self) -> float:
+        """Computed ticks per tick put out."""
+        return self.ticks_run / max(1, self._done)
+
+    def forget(self) -> None:
+        """Drops what is kept; nothing can be pushed any more."""
+        self._kept = {}
+
+    def push(self, pieces: Mapping[str, Any], last: bool = False) -> list[Any]:
+        """Outputs that can be made now; `last` says that nothing follows, so the rest is made too."""
+        self._append(pieces)
+        ready = self._known if last else self._floor(self._known - self.span.right)
+        if not last and self._known < self._bounds().least:
+            return []  # a run that short is not possible yet
+        pending: deque[Pending] = deque()
+        made = []
+        while self._done < ready:
+            pending.append(self._launch(ready, last))
+            if len(pending) >= self._ahead:
+                made.append(pending.popleft()())
+        made.extend(wait() for wait in pending)
+        self._forget()
+        return made
+
+    def _launch(self, ready: int, last: bool) -> Pending:
+        start, end, stop = self._window(ready)
+        taken = {name: self._part(name, rate, start, end) for name, rate in self.span.inputs.items()}
+        self.ticks_run += end - start
+        wait = self._run(taken)
+        first = int((self._done - start) * self.span.out_per_tick)
+        rest = last and stop == self._known
+        limit = None if rest else int((stop - start) * self.span.out_per_tick)
+        self._done = stop
+        return lambda: wait()[..., first:limit]
+
+    def _window(self, ready: int) -> tuple[int, int, int]:
+        """(start, end) of the next window and the tick up to which its output counts."""
+        span, bounds = self.span, self._bounds()
+        start, stop = self._floor(max(0, self._done - span.left)), ready
+        end = min(self._known, stop + span.right)
+        if bounds.most is not None and end - start > bounds.most:
+            end = start + bounds.most
+            stop = self._floor(end - span.right)
+            if stop <= self._done:
+                raise ShapeRangeError(
+                    f"a run in windows of {bounds.most} frames",
+                    f"each output frame needs {span.left} frames before it and {span.right} behind it.",
+                    f"Allow at least {span.left + span.right + span.step} frames in one run.",
+                )
+        if end - start < bounds.least:
+            # Longer at the front, by ticks that are there: that changes nothing behind them.
+            longer = self._floor(end - bounds.least)
+            start = min(start, longer if end - longer <= (bounds.most or end) else longer + span.step)
+        return start, end, stop
+
+    def _append(self, pieces: Mapping[str, Any]) -> None:
+        for name in self.span.inputs:
+            if name in pieces:
+                before = self._kept.get(name)
+                fresh = before is None or before.shape[-1] == 0
+                self._kept[name] = pieces[name] if fresh else joined([before, pieces[name]])
+        if len(self._kept) == len(self.span.inputs):
+            lengths = [int(self._kept[name].shape[-1] / rate) for name, rate in self.span.inputs.items()]
+            self._known = self._base + min(lengths)
+
+    def _part(self, name: str, rate: Fraction, start: int, end: int) -> Any:
+        return self._kept[name][..., int((start - self._base) * rate) : int((end - self._base) * rate)]
+
+    def _forget(self) -> None:
+        bounds = self._bounds()
+        keep = self._floor(max(self._base, self._done - max(self.span.left, bounds.least)))
+        if keep == self._base:
+            return
+        for name, rate in self.span.inputs.items():
+            # A copy, so that the memory before it can go.
+            self._kept[name] = copied(self._kept[name][..., int((keep - self._base) * rate) :])
+        self._base = keep
+
+    def _floor(self, tick: int) -> int:
+        return max(0, tick) // self.span.step * self.span.step
