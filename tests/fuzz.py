@@ -67,7 +67,9 @@ def odd_seed(rng: np.random.Generator, batch: int) -> Any:
 def one_call(vocoder: Vocoder, rng: np.random.Generator) -> str:
     """A call: "audio", or the name of the error."""
     batch, frames = int(rng.integers(1, 3)), int(rng.integers(1, MAX_FRAMES))
-    given = {name: maybe(rng, value) for name, value in utterance(vocoder, batch, frames, int(rng.integers(99))).items()}
+    given = {
+        name: maybe(rng, value) for name, value in utterance(vocoder, batch, frames, int(rng.integers(99))).items()
+    }
     if rng.random() < 0.05:
         given["sigma"] = float(rng.choice(VALUES))
     if rng.random() < 0.05:
@@ -159,7 +161,9 @@ def main() -> None:
         vocoders = sessions(Path(folder))
         started = time.perf_counter()
         ended = fuzz(vocoders, options.cases, options.seed, shown=True)
-        print(f"{options.cases} cases in {time.perf_counter() - started:.0f} s: {dict(ended)}; no crash, no wrong length")
+        print(
+            f"{options.cases} cases in {time.perf_counter() - started:.0f} s: {dict(ended)}; no crash, no wrong length"
+        )
         grown = growth(vocoders[0], options.calls, shown=True)
         print(f"{options.calls} small calls: memory grew by {grown / 2**20:.2f} MiB")
         raise SystemExit(grown >= 1 << 20)

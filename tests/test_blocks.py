@@ -21,7 +21,7 @@ from trt_svc.audio_blocks import Recording, Resampler, recording_written
 from trt_svc.checkpoints.locate import DEMO_FOLDER
 from trt_svc.cli.main import app
 from trt_svc.config import MelSpec
-from trt_svc.copysynthesis import vocode, vocode_file
+from trt_svc.copysynthesis import in_equal_blocks, vocode, vocode_file
 from trt_svc.errors import AudioFileError, InputError
 from trt_svc.features.f0 import blocks as pitch_blocks
 from trt_svc.features.f0.base import PitchTrack, f0_estimators
@@ -83,6 +83,16 @@ def test_mel_holds_little_back_and_little_in_memory() -> None:
         assert given_frames >= (second * 44100 - 2048) // 512
         assert mels._held is not None
         assert mels._held.shape[1] < 4 * 2048
+
+
+@pytest.mark.parametrize("lengths", [[], [0, 0], [3, 0, 9, 1], [40], [7, 7, 7]])
+def test_mels_are_regrouped(lengths: list[int]) -> None:
+    mels = [noise(2, 3 * t, t).reshape(2, 3, t) for t in lengths]
+    made = list(in_equal_blocks(iter(mels), 7))
+    assert [mel.shape[2] for mel in made[:-1]] == [7] * (len(made) - 1)
+    assert all(mel.shape[2] < 7 for mel in made[-1:])
+    if lengths:
+        assert np.array_equal(np.concatenate(made, axis=2), np.concatenate(mels, axis=2))
 
 
 def test_mel_of_nothing_is_refused() -> None:

@@ -12,9 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import trt_svc
+from benchmarks.stream_cost import stream_cost
 from tests.nets import SMALL, utterance, vocoder_of
-from trt_svc.build_config import BuildConfig, ShapeRange
+from trt_svc.build_config import BuildConfig, Precision, ShapeRange, default_frames
+from trt_svc.checkpoints.presets import presets
 from trt_svc.errors import ConfigError, InputError
+from trt_svc.gptsovits_chunks import chunks_of
+from trt_svc.vocoders.base import families
 
 BACKENDS = ("torch", "onnxruntime", "openvino")
 NSF = ("nsf_hifigan", "sovits_dec", "sovits_snake")
@@ -142,16 +146,50 @@ def test_a_gliding_source_waits_for_one_more_frame(tmp_path: Path) -> None:
     assert mini.stream(0).latency_frames == 1
 
 
-def test_a_block_of_a_second_is_computed_little_more_than_once(tmp_path: Path) -> None:
-    """The bound is for published sizes; here the short network's own stages are counted."""
+def test_a_chain_computes_little_more_than_once(tmp_path: Path) -> None:
     vocoder = vocoder_of("bigvgan", tmp_path)
     with vocoder.stream() as stream:
         for _ in range(20):
             stream.push(np.full((1, vocoder.spec.n_mels, 94), -4, np.float32))
         per_stage = stream.redundancy
-    assert len(per_stage) == 3
-    assert list(per_stage) == sorted(per_stage, reverse=True)
-    assert per_stage[-1] < 1.2
+    expected = [1 + (span.left + span.right) / (94 * span.per_frame) for span in vocoder._ladder.rung.stages]
+    assert per_stage == pytest.approx([float(value) for value in expected], rel=0.06)
+
+
+@pytest.mark.parametrize("name", sorted(presets()))
+def test_published_networks_stream_a_second_at_little_extra_cost(name: str) -> None:
+    """Operations of every stage on a block of one second with its context, against the block alone."""
+    preset = presets()[name]
+    with torch.device("meta"):
+        net = families.get(preset.family).from_config(preset.config, {}, preset.source)
+    whole, chain = stream_cost(net, 1.0)
+    assert chain <= 1.3
+    assert chain < whole
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(("name", "precision"), [("nsf_hifigan", "fp32"), ("bigvgan", "fp16"), ("waveglow", "fp32")])
+def test_engines_with_stages_stream_through_them(
+    name: str, precision: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRT_SVC_ENGINE_DIR", str(tmp_path / "engines"))
+    build = BuildConfig(
+        backend,
+        frames=(ShapeRange(1, 32, 200),),
+        batch=ShapeRange(1, 1, 2),
+        rewrites=(),
+        precision=Precision(precision),
+        streaming=True,
+    )
+    vocoder = vocoder_of(name, tmp_path, build=build)
+    given = utterance(vocoder, 1, 90)
+    with vocoder.stream(speaker=given.get("speaker")) as stream:
+        made = [stream.push(**piece(given, at, at + 15)) for at in range(0, 90, 15)]
+        made.append(stream.flush())
+        assert len(stream.redundancy) == len(vocoder.checkpoint.net.stages())
+    # fp16 rounds in every window anew.
+    assert np.abs(np.concatenate(made, 1) - vocoder(**given)).max() <= (2e-4 if precision == "fp16" else 5e-6)
+    assert vocoder.health.ok
 
 
 def test_streams_end_once(nsf: trt_svc.Vocoder) -> None:
@@ -232,3 +270,27 @@ def test_engines_shorter_than_their_least_and_between_profiles(tmp_path: Path, m
         given = utterance(engine, batch, frames)
         assert np.abs(engine(**given) - reference(**given)).max() <= 1e-6
     assert engine.health.ok
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("bigvgan_v2_24khz_100band_256x", (468, 934, 12, 12 * 256)),
+        ("gptsovits_v4", (500, 1000, 12, 12 * 480)),
+        ("hifigan_v1", None),
+        ("bigvgan_24khz_100band", (468, 934, 12, 12 * 256)),
+    ],
+)
+def test_gpt_sovits_chunk_constants(preset: str, expected: tuple[int, ...] | None) -> None:
+    with torch.device("meta"):
+        net = families.get(presets()[preset].family).from_config(presets()[preset].config, {}, None)
+    chunks = chunks_of(net.spec)
+    if expected is None:
+        assert chunks is None
+        return
+    assert chunks is not None
+    assert (chunks.ref_frames, chunks.chunk_frames, chunks.overlap_frames, chunks.overlap_samples) == expected
+    # Engines are tuned for exactly these lengths, and torch never cuts one.
+    ranges = default_frames(net.family)
+    assert [r.opt for r in ranges] == [chunks.ref_frames, chunks.chunk_frames]
+    assert ranges[-1].max >= 2 * chunks.chunk_frames

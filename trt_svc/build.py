@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trt_svc.backends.base import Backend, Built, Runner, backends
-from trt_svc.build_config import BuildConfig, Precision
+from trt_svc.build_config import STREAM_MAX_FRAMES, BuildConfig, Precision, ShapeRange
 from trt_svc.cache import EngineCache
 from trt_svc.checkpoints.load import Checkpoint, open_checkpoint
 from trt_svc.difference import Difference, difference, worst
@@ -32,16 +33,17 @@ from trt_svc.errors import (
 from trt_svc.graph.check import MIN_EXPORT_SNR_DB, compare_with_module, reference_audio, run_on_cpu
 from trt_svc.graph.model import Graph
 from trt_svc.graph.rewrites.base import applicable
-from trt_svc.graph.vocoder import graph_from_vocoder
+from trt_svc.graph.vocoder import described_stages, graph_from_vocoder, stage_graphs
 from trt_svc.prebuilt import Engine, find_built, request_for
 from trt_svc.precision import layers_of
 from trt_svc.progress import Progress, Quiet
 from trt_svc.registry import did_you_mean
 from trt_svc.request import machine_sha256, request_sha256
 from trt_svc.sentinel import SENTINEL
+from trt_svc.stages import Chain, files_of, prefix, spans_from
 from trt_svc.timing import interleaved_seconds, seconds_of
 from trt_svc.types import Array
-from trt_svc.vocoders.base import VocoderNet
+from trt_svc.vocoders.base import Stage, VocoderNet
 from trt_svc.vocoders.healthy import example_inputs
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ log = logging.getLogger(__name__)
 CHECK_SHAPES = ((1, 1), (2, 7), (1, 32))
 GATE_FRAMES = (1, 33, 160)
 SENTINEL_FRAMES = 32
+STAGE_GATE_FRAMES = 40
 GATE_MAX_FRAMES = 1000
 
 
@@ -146,12 +149,16 @@ def _built(
     progress.stage(f"compiling for {backend.name}")
     built = built or backend.build(graph, config, progress)
     _stop_if_cancelled(progress)
+    stages = build_stages(net, backend, config, progress) if config.streaming else {}
     progress.stage("measuring quality")
     runs_here = backend.can_run(config)
     runner = backend.open(built.files, "auto") if runs_here else None
     quality = gate(net, graph, runner, config)
     speed = {} if runner is None else {"speed": measured_speed(net, graph, runner, config)}
-    files = {**built.files, SENTINEL: sentinel_file(net, config)}
+    metadata = {**graph.metadata, "stages": described_stages(net)} if stages else graph.metadata
+    if stages:
+        gate_stages(net, backend if runs_here else None, stages, config)
+    files = {**built.files, **stages, SENTINEL: sentinel_file(net, config)}
     notes = {
         **built.notes,
         "build_s": round(time.perf_counter() - started, 2),
@@ -163,7 +170,44 @@ def _built(
         **speed,
     }
     progress.stage("storing the engine")
-    return Engine(cache.store(key, files, graph.metadata, notes), False)
+    return Engine(cache.store(key, files, metadata, notes), False)
+
+
+def build_stages(net: VocoderNet, backend: Backend, config: BuildConfig, progress: Progress) -> dict[str, bytes]:
+    """The files of the network's stages; nothing where it cannot be cut."""
+    files: dict[str, bytes] = {}
+    graphs = stage_graphs(net, config.precision, config.rewrites or ())
+    for number, (stage, graph) in enumerate(zip(net.stages(), graphs, strict=True)):
+        progress.stage(f"compiling stage {number + 1} of {len(graphs)} for {backend.name}")
+        made = backend.build(graph, replace(config, frames=(stage_range(stage),)), progress)
+        files |= {prefix(number) + name: data for name, data in made.files.items()}
+        _stop_if_cancelled(progress)
+    return files
+
+
+def stage_range(stage: Stage) -> ShapeRange:
+    """The lengths of a stage's windows, in its own ticks: from one tick to some seconds."""
+    usual, most = int(100 * stage.ticks_per_frame), int(STREAM_MAX_FRAMES * stage.ticks_per_frame)
+    return ShapeRange(1, usual, max(most, sum(stage.context) + 1))
+
+
+def gate_stages(net: VocoderNet, backend: Backend | None, files: Mapping[str, bytes], config: BuildConfig) -> None:
+    """The chain of the opened stages against torch float32; refuses it below the gate."""
+    batch, frames = config.profiles[0].batch.min, STAGE_GATE_FRAMES
+    inputs = example_inputs(net, batch, frames)
+    if backend is not None:
+        opened = [backend.open(files_of(files, number), "auto").run for number in range(len(net.stages()))]
+    else:
+        graphs = stage_graphs(net, config.precision, config.rewrites or ())
+        opened = [partial(run_on_cpu, graph) for graph in graphs]
+
+    def run(given: Mapping[str, Any], number: int) -> Array:
+        return opened[number](dict(given))
+
+    chain = Chain(spans_from(described_stages(net)), run, lambda: None)
+    made = chain.push({name: value.numpy() for name, value in inputs.items()}, last=True)
+    found = difference(np.concatenate(made, axis=-1), reference_audio(net, inputs))
+    refuse_below_gate(found.snr_db, net.family, config)
 
 
 def cached(cache: EngineCache, key: EngineKey, config: BuildConfig) -> Engine | None:

@@ -28,8 +28,13 @@ OPTION_FIELDS = (
     "version_compatible",
     "strip_weights",
     "targets",
+    "streaming",
 )
 """Fields of BuildConfig that are told to a compiler."""
+COMMON_OPTIONS = frozenset({"streaming"})
+"""Those that every backend knows."""
+STREAM_MAX_FRAMES = 400
+"""Longest window of an engine's stages: blocks of some seconds and their context."""
 MAX_FRAMES = 200_000
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 BF16_REASON = "bfloat16 keeps 8 bits: networks of this depth come out near 40 dB, audibly rough"
@@ -156,6 +161,8 @@ class BuildConfig:
     version_compatible: bool = False
     strip_weights: bool = False
     """Leave the weights out of the plan; they are put back (refit) when the engine is opened."""
+    streaming: bool = False
+    """Build the network's stages too, so that streams compute little more than once what they put out."""
     gate_db: float | None = None
     """Lowest acceptable SNR; None: by precision."""
 
@@ -230,6 +237,7 @@ class _Recipe(BaseModel):
     hardware_compatible: bool = False
     version_compatible: bool = False
     strip_weights: bool = False
+    streaming: bool = False
     min_snr_db: float | None = None
 
 
@@ -281,5 +289,6 @@ def config_from_recipe(data: Mapping[str, Any], what: str = "recipe") -> BuildCo
         hardware_compatible=keys.hardware_compatible,
         version_compatible=keys.version_compatible,
         strip_weights=keys.strip_weights,
+        streaming=keys.streaming,
         gate_db=keys.min_snr_db,
     )

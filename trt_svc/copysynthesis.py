@@ -24,7 +24,9 @@ from trt_svc.types import Array
 MAX_KEY = 36.0
 MAX_CHANNELS = 2
 SECONDS_PER_VALUE = 0.005
-SECONDS_PER_BLOCK = 10
+SECONDS_PER_BLOCK = 5
+CONTEXTS_PER_BLOCK = 8
+"""Frames of a block per frame of context, which some networks compute twice."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ class _Copy:
         cut = _Cut(write, self.output_samples)
         frames = 0
         with vocoder.stream(lookahead="exact", seed=self._task.seed) as stream:
-            for mel in self._mels():
+            for mel in in_equal_blocks(self._mels(), self._frames_per_block):
                 first, frames = frames, frames + mel.shape[2]
                 with clock.running():
                     wave = stream.push(mel, None if curves is None else curves[:, first:frames])
@@ -257,6 +259,12 @@ class _Copy:
             raise self._recording.changed()
         yield mels.push(resampler.push(np.zeros((self.channels, 0), np.float32), last=True), last=True)
 
+    @property
+    def _frames_per_block(self) -> int:
+        vocoder = self._task.vocoder
+        some_seconds = round(SECONDS_PER_BLOCK * vocoder.spec.frames_per_second)
+        return max(some_seconds, CONTEXTS_PER_BLOCK * sum(vocoder.receptive_field))
+
     def _most_frames(self) -> int:
         """No fewer than the mel will have."""
         spec = self._task.vocoder.spec.mel
@@ -266,6 +274,17 @@ class _Copy:
     def _step(self, seconds: float) -> None:
         total = self._samples // self._rate
         self._progress.step(min(int(seconds), total), total)
+
+
+def in_equal_blocks(mels: Iterator[Array], frames: int) -> Iterator[Array]:
+    """The same frames, so many at a time: runtimes keep memory and plans for every length that they have seen."""
+    held: list[Array] = []
+    for mel in mels:
+        held = [np.concatenate([*held, mel], axis=2)]
+        while held[0].shape[2] >= frames:
+            yield held[0][:, :, :frames]
+            held = [held[0][:, :, frames:]]
+    yield from held
 
 
 class _Clock:

@@ -68,6 +68,8 @@ class Rung:
     frames_measured: int = 0
     stages: tuple[Span, ...] = ()
     """Its parts, where it can be run in parts."""
+    stage_frames: int | None = None
+    """Longest window of a part, in mel frames."""
     runs: int = 0
     slow: list[float] = field(default_factory=list)
     """Seconds of the latest runs, as long as all of them were slow."""

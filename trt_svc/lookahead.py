@@ -30,12 +30,12 @@ from trt_svc.types import Array
 
 BLOCK_MS = 100.0
 SECONDS = 2.0
-MOST_POINTS = 12
+ALL_UP_TO, MOST_POINTS = 16, 12
 LATENTS = 2
 """So many seeded latents take the place of recordings where no mel goes in."""
 PICTURES = (".png", ".svg")
 DPI = 100
-COLOURS = 64
+COLOURS = 200
 _FALLBACK_HZ = 220.0
 _IDENTICAL_DB = 150.0
 """Where the picture puts what has no difference at all: about the end of float32."""
@@ -160,7 +160,7 @@ def lookahead_curve(
     """
     progress = progress or Quiet()
     block = block_length(vocoder, BLOCK_MS) if block_frames is None else _checked_block(block_frames)
-    asked = _checked_lookaheads(vocoder, lookaheads)
+    asked = _checked_lookaheads(vocoder.receptive_field[1], lookaheads)
     length = _checked_length(vocoder, block, frames)
     progress.stage("reading the recordings")
     clips = _latents(vocoder, length, recordings) if vocoder.spec.mel is None else _mels(vocoder, recordings, length)
@@ -304,12 +304,11 @@ def _checked_block(frames: int) -> int:
     return int(frames)
 
 
-def _checked_lookaheads(vocoder: Vocoder, asked: Sequence[int] | None) -> list[int]:
-    """Rising, each once."""
-    exact = vocoder.receptive_field[1]
+def _checked_lookaheads(exact: int, asked: Sequence[int] | None) -> list[int]:
+    """Rising, each once; all of them, or a dozen of many, where none are asked for."""
     if asked is None:
-        spread = np.linspace(0, exact, min(exact + 1, MOST_POINTS)) if exact > MOST_POINTS + 4 else range(exact + 1)
-        return sorted({round(float(k)) for k in spread})
+        points = exact + 1 if exact <= ALL_UP_TO else MOST_POINTS
+        return [round(k) for k in np.linspace(0, exact, points).tolist()]
     if not asked:
         raise InputError("lookaheads", "none was given.", f"Give some of 0 to {exact} frames.")
     return sorted({checked_lookahead(k, exact) for k in asked})
@@ -408,7 +407,9 @@ def _draw_landmarks(axis: Any, curve: LookaheadCurve) -> None:
     if rounding:
         axis.axhline(max(rounding), color="grey", linestyle=":")
         note = "above: a smaller difference than saving as a 16-bit WAV makes"
-        axis.annotate(note, (0.01, max(rounding)), (0, 4), ("axes fraction", "data"), "offset points", color="dimgrey")
+        where = ((0.01, max(rounding)), (0, 5), ("axes fraction", "data"), "offset points")
+        paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+        axis.annotate(note, *where, color="dimgrey", bbox=paper)
 
 
 def _label(axis: Any, curve: LookaheadCurve) -> None:

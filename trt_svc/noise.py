@@ -153,7 +153,10 @@ def check_given(
                 f"noise {name!r}", "this vocoder has no random input of that name.", f"Its noise inputs are: {names}."
             )
         try:
-            array = np.asarray(values, dtype=np.float32)
+            array = np.asarray(values)
+            if array.dtype.kind not in "fiu":
+                raise TypeError
+            array = array.astype(np.float32)
         except (TypeError, ValueError) as err:
             raise InputError(
                 f"noise {name!r}", "it is not an array of numbers.", "Give a NumPy array or a tensor."

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_svc.backends.base import backends
-from trt_svc.build_config import BuildConfig, Precision, Profile
+from trt_svc.build_config import STREAM_MAX_FRAMES, BuildConfig, Precision, Profile
 from trt_svc.cache import EngineCache
 from trt_svc.errors import EngineError
 from trt_svc.health import Record
@@ -20,8 +19,8 @@ from trt_svc.parts import Parts
 from trt_svc.prebuilt import Engine, find_built, request_for
 from trt_svc.request import machine_sha256
 from trt_svc.sentinel import Sentinel
+from trt_svc.stages import files_of, spans_from
 from trt_svc.voice import Voice
-from trt_svc.windows import Span
 
 if TYPE_CHECKING:
     from trt_svc.checkpoints.load import Checkpoint
@@ -73,6 +72,7 @@ def torch_step(net: Callable[[], VocoderNet], places: Places) -> Step:
 
     def opened() -> Rung:
         from trt_svc.backends.torch_eager import TorchRunner
+        from trt_svc.graph.vocoder import described_stages
 
         original = net()
         copies: dict[str, VocoderNet] = {}
@@ -82,7 +82,7 @@ def torch_step(net: Callable[[], VocoderNet], places: Places) -> Step:
             here = copies.setdefault(device, original if not copies else copy.deepcopy(original))
             return Parts(TorchRunner(here, device), tuple(TorchRunner(stage, device) for stage in here.stages()))
 
-        return Rung(REFERENCE, "fp32", places.lanes(open_on), stages=stage_spans(original))
+        return Rung(REFERENCE, "fp32", places.lanes(open_on), stages=spans_from(described_stages(original)))
 
     return Step(REFERENCE, opened)
 
@@ -96,10 +96,18 @@ def engine_step(find: Callable[[], Engine], voice: Voice, places: Places, name: 
         backend = backends.get(engine.backend)()
         speed = engine.notes.get("speed", {})
         here = bool(speed) and speed["machine"] == machine_sha256()
+        files, spans = engine.entry.files, spans_from(engine.entry.metadata.get("stages", ()))
+
+        def open_on(device: str) -> Parts:
+            stages = [backend.open(files_of(files, number), device) for number in range(len(spans))]
+            return Parts(backend.open(files, device), tuple(stages))
+
         return Rung(
             engine.backend,
             str(key["precision"]["name"]),
-            places.lanes(lambda device: Parts(backend.open(engine.entry.files, device))),
+            places.lanes(open_on),
+            stages=spans,
+            stage_frames=STREAM_MAX_FRAMES,
             profiles=tuple(Profile.parse(text) for text in key["profiles"]),
             own_distance=sentinel.own_distance(voice),
             ask=lambda parts: sentinel.ask(parts.whole),
@@ -148,16 +156,3 @@ def same_network(checkpoint: Checkpoint, weights_sha256: str) -> Checkpoint:
             "falling back on torch", "the checkpoint has been replaced meanwhile.", "Load the vocoder again."
         )
     return checkpoint
-
-
-def stage_spans(net: VocoderNet) -> tuple[Span, ...]:
-    """The stages of a network in time."""
-    return tuple(
-        Span(
-            {i.name: Fraction(i.per_frame) for i in stage.inputs},
-            stage.out_per_tick,
-            *stage.context,
-            per_frame=stage.ticks_per_frame,
-        )
-        for stage in net.stages()
-    )

@@ -21,6 +21,7 @@ from trt_svc.denoiser import BIAS_FRAMES, Denoiser
 from trt_svc.errors import BackendUnavailable, ConfigError, InputError
 from trt_svc.excitation import Excitation, LatentNoise
 from trt_svc.features.mel import log_mel
+from trt_svc.gptsovits_chunks import ChunkConstants, chunks_of
 from trt_svc.health import Health, Record
 from trt_svc.inputs import Utterance, as_wave, check_rate, check_utterance
 from trt_svc.ladder import REFERENCE, Ladder, Limits, Policy
@@ -101,6 +102,11 @@ class Vocoder:
     def health(self) -> Health:
         """What has gone wrong so far, and what was done about it."""
         return self._ladder.record.now()
+
+    @property
+    def chunks(self) -> ChunkConstants | None:
+        """GPT-SoVITS's chunk lengths, for its vocoders; pieces of these lengths are run whole."""
+        return chunks_of(self.spec)
 
     def noise_spec(self, batch: int, frames: int) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the random inputs, in the order upstream draws them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
@@ -15,8 +14,9 @@ from trt_svc.excitation import Excitation, ExcitationRun
 from trt_svc.inputs import check_piece, check_speaker
 from trt_svc.ladder import Ladder
 from trt_svc.noise import Noise, check_seeds
+from trt_svc.stages import Chain
 from trt_svc.types import Array
-from trt_svc.windows import Bounds, Pending, Span, Windows
+from trt_svc.windows import Windows
 
 Lookahead: TypeAlias = "Literal['exact'] | int"
 
@@ -48,7 +48,11 @@ class Stream:
         self.lookahead_frames = checked_lookahead(lookahead, ladder.span.right)
         """Frames behind a frame that are waited for before its samples come."""
         exact = self.lookahead_frames == ladder.span.right
-        self._chain = self._stages() if exact and ladder.rung.stages else [self._whole()]
+        self._windows: Windows | Chain
+        if exact and ladder.rung.stages:
+            self._windows = Chain(ladder.rung.stages, ladder.run_stage, self._most_frames)
+        else:
+            self._windows = Windows(replace(ladder.span, right=self.lookahead_frames), ladder.start, ladder.bounds)
 
     @property
     def latency_frames(self) -> int:
@@ -58,7 +62,8 @@ class Stream:
     @property
     def redundancy(self) -> tuple[float, ...]:
         """Computed frames per frame put out so far, for every stage of the chain."""
-        return tuple(windows.redundancy for windows in self._chain)
+        links = self._windows.links if isinstance(self._windows, Chain) else [self._windows]
+        return tuple(link.redundancy for link in links)
 
     def push(self, mel: Any, f0: Any = None) -> Any:
         """Samples (B, n) that are ready after these frames: mel (B, n_mels, t), f0 (B, t) in Hz; n may be 0."""
@@ -84,8 +89,8 @@ class Stream:
     def close(self) -> None:
         """Drops what is held back."""
         self._closed = True
-        for windows in self._chain:
-            windows.forget()
+        for link in self._windows.links if isinstance(self._windows, Chain) else [self._windows]:
+            link.forget()
 
     def __enter__(self) -> Self:
         return self
@@ -112,32 +117,12 @@ class Stream:
         pieces |= self._run.push(f0, frames, last)
         if self._embedding is not None:
             pieces["speaker"] = np.repeat(self._embedding, frames, axis=2)
-        made: Any = None
-        for windows in self._chain:
-            given = pieces if made is None else {**pieces, "x": made}
-            parts = windows.push(given, last)
-            made = joined(parts) if parts else None
-        return like(self._kind, np.zeros((self._batch or 1, 0), np.float32) if made is None else made)
+        made = self._windows.push(pieces, last)
+        return like(self._kind, joined(made) if made else np.zeros((self._batch or 1, 0), np.float32))
 
-    def _whole(self) -> Windows:
-        span = replace(self._ladder.span, right=self.lookahead_frames)
-        return Windows(span, self._ladder.start, self._ladder.bounds)
-
-    def _stages(self) -> list[Windows]:
-        return [self._stage(number, span) for number, span in enumerate(self._ladder.rung.stages)]
-
-    def _stage(self, number: int, span: Span) -> Windows:
-        def start(inputs: Mapping[str, Any]) -> Pending:
-            made = self._ladder.run_stage(inputs, number)
-            return lambda: made
-
-        def bounds() -> Bounds:
-            # As much sound as fits in one run of the whole.
-            most = self._ladder.bounds().most
-            least = span.left + span.right + span.step
-            return Bounds(None if most is None else max(least, int(most * span.per_frame)))
-
-        return Windows(span, start, bounds)
+    def _most_frames(self) -> int | None:
+        limits = [self._ladder.bounds().most, self._ladder.rung.stage_frames]
+        return min((limit for limit in limits if limit is not None), default=None)
 
 
 def checked_lookahead(lookahead: Lookahead, exact: int) -> int:

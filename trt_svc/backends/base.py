@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from trt_svc.build_config import OPTION_FIELDS, BuildConfig
+from trt_svc.build_config import COMMON_OPTIONS, OPTION_FIELDS, BuildConfig
 from trt_svc.errors import ConfigError
 from trt_svc.graph.model import Graph
 from trt_svc.progress import Progress
@@ -92,7 +92,7 @@ class Backend(ABC):
         """The settings with this backend's own defaults, in one spelling; refuses what it would ignore."""
         plain = BuildConfig()
         for name in OPTION_FIELDS:
-            if name not in self.options and getattr(config, name) != getattr(plain, name):
+            if name not in self.options | COMMON_OPTIONS and getattr(config, name) != getattr(plain, name):
                 raise ConfigError(
                     f"{name.replace('_', ' ')} for the {self.name} backend",
                     "it has no such option.",

@@ -59,6 +59,9 @@ def command(
     strip_weights: Annotated[
         bool, typer.Option("--strip-weights", help="tensorrt: leave the weights out of the plan.")
     ] = False,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Build the stages too, for streams that compute little twice.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the engine to this file.", show_default=False)
     ] = None,
@@ -81,6 +84,7 @@ def command(
             "hardware_compatible": hardware_compatible or None,
             "version_compatible": version_compatible or None,
             "strip_weights": strip_weights or None,
+            "streaming": streaming or None,
         }
         settings = _settings(recipe, {name: value for name, value in options.items() if value is not None})
         engine = _engine(checkpoint, settings, (config, family, source), force, as_json)

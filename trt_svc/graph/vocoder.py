@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 import torch
+from torch import nn
 
 import trt_svc
 from trt_svc.build_config import Precision
@@ -16,9 +17,10 @@ from trt_svc.graph.lint import lint
 from trt_svc.graph.model import Graph, GraphInput
 from trt_svc.graph.rewrites.base import rewritten
 from trt_svc.precision import typed
-from trt_svc.vocoders.base import VocoderNet
+from trt_svc.vocoders.base import Stage, VocoderNet
 
 OUTPUT = "audio"
+STAGE_OUTPUT = "x_out"
 
 
 def graph_inputs(net: VocoderNet) -> tuple[GraphInput, ...]:
@@ -52,3 +54,43 @@ def graph_from_vocoder(net: VocoderNet, precision: Precision | None = None, rewr
     graph = export(body, graph_inputs(net), OUTPUT, axes, metadata)
     lint(graph.model)
     return graph
+
+
+class _Float32Stage(nn.Module):
+    """A stage of a typed network; what leaves it is float32, as what enters."""
+
+    def __init__(self, stage: Stage, body: VocoderNet) -> None:
+        super().__init__()
+        stage.net = body
+        self.stage = stage
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.stage(*tensors)
+        return made.float()
+
+
+def stage_graphs(net: VocoderNet, precision: Precision, rewrites: Iterable[str] = ()) -> list[Graph]:
+    """The graphs of the network's stages, in order; nothing where it cannot be cut."""
+    body = typed(rewritten(net, sorted(rewrites)), precision)
+    graphs: list[Graph] = []
+    for stage in net.stages():
+        inputs = tuple(GraphInput(i.name, i.channels, Fraction(i.per_frame)) for i in stage.inputs)
+        is_last = len(graphs) + 1 == len(net.stages())
+        axes = ["batch", "samples"] if is_last else ["batch", "channels", "ticks"]
+        graph = export(_Float32Stage(stage, body), inputs, OUTPUT if is_last else STAGE_OUTPUT, axes, {})
+        lint(graph.model)
+        graphs.append(graph)
+    return graphs
+
+
+def described_stages(net: VocoderNet) -> list[dict[str, Any]]:
+    """The stages in time, for an engine's metadata."""
+    return [
+        {
+            "inputs": {i.name: str(Fraction(i.per_frame)) for i in stage.inputs},
+            "out_per_tick": str(stage.out_per_tick),
+            "context": list(stage.context),
+            "per_frame": str(stage.ticks_per_frame),
+        }
+        for stage in net.stages()
+    ]

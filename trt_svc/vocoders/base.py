@@ -39,6 +39,8 @@ class Stage(nn.Module, ABC):
     of time.
     """
 
+    net: VocoderNet
+    """The network whose layers run; a form of it in other types may be put in its place."""
     inputs: tuple[CoreInput, ...]
     """`per_frame` counts positions per tick here."""
     ticks_per_frame: Fraction

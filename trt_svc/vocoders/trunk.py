@@ -206,4 +206,4 @@ class TrunkStage(Stage):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         inputs = {spec.name: tensor for spec, tensor in zip(self.inputs, tensors, strict=True)}
-        return self.net.run_stage(self.number, tensors[0], inputs)
+        return cast(UpsamplingTrunk, self.net).run_stage(self.number, tensors[0], inputs)

@@ -231,7 +231,8 @@ class FlowStage(Stage):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         mel, audio, *joining = tensors
-        return self.net.run_flow(self.k, audio, self.net.conditioning(mel), joining[0] if joining else None)
+        net = cast(WaveGlow, self.net)
+        return net.run_flow(self.k, audio, net.conditioning(mel), joining[0] if joining else None)
 
 
 def flow_widths(flow: FlowConfig) -> list[int]:
