@@ -32,7 +32,15 @@ def stream_cost(net: VocoderNet, block_s: float) -> tuple[float, float]:
     return whole, chain
 
 
+HEAD = """# What a stream computes twice
+
+Operations per operation needed when a stream is pushed in blocks of so many seconds, from the networks' own layers
+(`make stream-cost`): as one window with its context, and stage by stage, each with the context that it needs alone.
+"""
+
+
 def main() -> None:
+    print(HEAD)
     heads = " | ".join(f"{seconds:g} s" for seconds in BLOCKS_S)
     print(f"| network | context, frames | window: {heads} | stages: {heads} |")
     print("|---|---|" + "---|" * 2 * len(BLOCKS_S))

@@ -134,7 +134,8 @@ class Ladder:
     record: Record
 
     def __post_init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # of going down, which may take a build
+        self._counting = threading.Lock()
         self._reference: Rung | None = None
         self._pause = _Pause()
         self._next = 0
@@ -184,7 +185,7 @@ class Ladder:
         fitting = _largest_fitting(rung.profiles, frames)
         if fitting is None:
             # Shorter than the engine was built for: its padding would be heard at the end.
-            return self._run_on(self._get_reference(), inputs, None)
+            return self._by_reference(inputs, None)
         if fitting < frames:
             return self._within(self.span, inputs, fitting, self.run)
         return self._guarded(inputs, None)
@@ -192,7 +193,7 @@ class Ladder:
     def run_stage(self, inputs: Mapping[str, Any], stage: int) -> Any:
         """Output of one stage of the network."""
         if not self._rung.stages:
-            return self._run_on(self._get_reference(), inputs, stage)
+            return self._by_reference(inputs, stage)
         return self._guarded(inputs, stage)
 
     # One window on the present rung, or a lower one.
@@ -203,7 +204,7 @@ class Ladder:
             try:
                 return self._run_on(rung, inputs, stage)
             except _TooLarge as err:
-                return self._smaller(inputs, stage, err)
+                return self._smaller(inputs, stage, err, self._guarded)
             except _Failed as failed:
                 self._descend(rung, failed.fault)
                 if failed.answer is not None:
@@ -234,7 +235,7 @@ class Ladder:
                 return made
             fault = Fault(problem.kind, f"{rung.name} on {ticket.lane.name}", problem.found)
             if not problem.certain:
-                answer = self._get_reference_answer(inputs)
+                answer = self._by_reference(inputs, None)
                 if _agree(made, answer):
                     self.record.false_alarm()
                     self._pause.alarm_was_false()
@@ -262,12 +263,21 @@ class Ladder:
 
     def _sentinel(self, rung: Rung, lane: Lane) -> Problem | None:
         """From time to time the engine is asked again what it was asked when it was opened."""
-        with self._lock:
+        with self._counting:
             rung.runs += 1
-            due = rung.ask is not None and rung.runs % SENTINEL_EVERY == 0
-        if not due:
+            due = rung.runs % SENTINEL_EVERY == 0
+        return self._asked(rung, lane) if due else None
+
+    def _asked(self, rung: Rung, lane: Lane) -> Problem | None:
+        """What is wrong with a lane's answer to the stored question; not answering is wrong too."""
+        if rung.ask is None:
             return None
-        found: Problem | None = lane.submit(rung.ask).result(self.policy.timeout_for(1.0))  # type: ignore[arg-type]
+        try:
+            found: Problem | None = lane.submit(rung.ask).result(self.policy.timeout_for(1.0))
+        except LaneLost:
+            return Problem("sentinel", "the device was given up")
+        except Exception as err:  # whatever a runtime throws
+            return Problem("sentinel", f"asked for a known mel it fails ({_said(err)})")
         return found
 
     def _count(self, rung: Rung, inputs: Mapping[str, Any], seconds: float, stage: int | None) -> None:
@@ -289,13 +299,15 @@ class Ladder:
 
     # Too large for the memory.
 
-    def _smaller(self, inputs: Mapping[str, Any], stage: int | None, err: Exception) -> Any:
+    def _smaller(
+        self, inputs: Mapping[str, Any], stage: int | None, err: Exception, run: Callable[[Any, int | None], Any]
+    ) -> Any:
         self.record.fault(Fault("memory", self._rung.name, shown(str(err))))
         rows = int(next(iter(inputs.values())).shape[0])
         if rows > 1:
             half = (rows + 1) // 2
             parts = [rows_of(inputs, 0, half), rows_of(inputs, half, rows)]
-            return stacked([self._guarded(part, stage) for part in parts])
+            return stacked([run(part, stage) for part in parts])
         span = self._span(self._rung, stage)
         ticks = self._ticks(self._rung, inputs, stage)
         half = ticks // 2 // span.step * span.step
@@ -307,7 +319,7 @@ class Ladder:
             ) from err
         if stage is None:
             self.limits.frames = min(half, self.limits.frames or half)
-        return self._within(span, inputs, half, lambda part: self._guarded(part, stage))
+        return self._within(span, inputs, half, lambda part: run(part, stage))
 
     def _within(self, span: Span, inputs: Mapping[str, Any], limit: int, run: Callable[[Any], Any]) -> Any:
         def start(part: Mapping[str, Any]) -> Pending:
@@ -323,7 +335,7 @@ class Ladder:
         return min(most, default=1 << 30)
 
     def _span(self, rung: Rung, stage: int | None) -> Span:
-        return self.span if stage is None else rung.stages[stage]
+        return self.span if stage is None else (rung.stages or self._get_reference().stages)[stage]
 
     def _ticks(self, rung: Rung, inputs: Mapping[str, Any], stage: int | None) -> int:
         """Length of a window: mel frames for the network, a stage's own unit for a stage."""
@@ -347,13 +359,14 @@ class Ladder:
             self._next += 1
             try:
                 rung = self._opened(step)
-            except TrtSvcError as err:
-                fault = Fault("opening", step.name, err.found.rstrip("."))
+            except Exception as err:  # whatever a runtime throws
+                fault = Fault("opening", step.name, _said(err))
                 self.record.fault(fault)
-                if self.policy.on_failure == "raise" or self._next >= len(self.steps):
-                    raise
-                if not isinstance(err, EngineError) and self._next == 1:
-                    raise  # what was asked for cannot be had here: that is for the caller to decide
+                is_last = self.policy.on_failure == "raise" or self._next >= len(self.steps)
+                # What was asked for and cannot be had here is for the caller to decide.
+                is_callers = self._next == 1 and isinstance(err, TrtSvcError) and not isinstance(err, EngineError)
+                if is_last or is_callers:
+                    raise err if isinstance(err, TrtSvcError) else _run_error(fault, True) from err
                 continue
             if fault is not None:
                 self.record.fell_back()
@@ -372,11 +385,9 @@ class Ladder:
         if step.name == REFERENCE:
             return self._get_reference()
         rung = step.open()
-        for lane in list(rung.lanes.lanes) if rung.ask is not None else []:
-            problem = lane.submit(rung.ask).result(self.policy.timeout_for(1.0))  # type: ignore[arg-type]
-            if problem is None:
-                continue
-            if not rung.lanes.drain(lane):
+        for lane in list(rung.lanes.lanes):
+            problem = self._asked(rung, lane)
+            if problem is not None and not rung.lanes.drain(lane):
                 raise EngineError(
                     f"opening an engine on {lane.name}",
                     f"{problem.found}.",
@@ -397,11 +408,14 @@ class Ladder:
                 self._reference = step.open()
             return self._reference
 
-    def _get_reference_answer(self, inputs: Mapping[str, Any]) -> Any:
+    def _by_reference(self, inputs: Mapping[str, Any], stage: int | None) -> Any:
+        """What the network itself makes of a window, in smaller ones where memory asks for it."""
         try:
-            return self._run_on(self._get_reference(), inputs, None)
+            return self._run_on(self._get_reference(), inputs, stage)
         except _Failed as failed:
             raise _run_error(failed.fault, True) from failed
+        except _TooLarge as err:
+            return self._smaller(inputs, stage, err, self._by_reference)
 
 
 def _run_error(fault: Fault, was_last: bool) -> RunError:
@@ -415,9 +429,12 @@ def _run_error(fault: Fault, was_last: bool) -> RunError:
 def _fault_of(err: BaseException, rung: Rung, lane: Lane) -> Fault:
     where = f"{rung.name} on {lane.name}"
     if isinstance(err, RunHung):
-        return Fault("hung", where, err.found.rstrip("."))
-    found = err.found.rstrip(".") if isinstance(err, TrtSvcError) else f"{type(err).__name__}: {shown(str(err))}"
-    return Fault("raised", where, found)
+        return Fault("hung", where, _said(err))
+    return Fault("raised", where, _said(err))
+
+
+def _said(err: BaseException) -> str:
+    return err.found.rstrip(".") if isinstance(err, TrtSvcError) else f"{type(err).__name__}: {shown(str(err))}"
 
 
 def _agree(made: Any, answer: Any) -> bool:

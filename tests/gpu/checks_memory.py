@@ -20,6 +20,7 @@ from tests.gpu.common import (
     moved,
     near,
     needs_gpu,
+    number_of,
     peak_of,
     runner_of,
     speech,
@@ -60,12 +61,13 @@ def a_small_gpu_makes_runs_smaller(note: Figures, device: str) -> None:
     torch.cuda.empty_cache()
     allowed = torch.cuda.memory_reserved(device) + int(SMALL_SHARE * peak)
     note["needed MiB"], note["allowed MiB"] = peak / MIB, allowed / MIB
-    torch.cuda.set_per_process_memory_fraction(allowed / torch.cuda.get_device_properties(device).total_memory, device)
+    total, number = torch.cuda.get_device_properties(device).total_memory, number_of(device)
+    torch.cuda.set_per_process_memory_fraction(allowed / total, number)
     try:
         made = tight(**given)
         again = tight(**given)
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0, number)
         note["memory faults"] = tight.health.counts.get("memory", 0)
     near(note, "max difference", made, expected)
     near(note, "max difference", again, expected)

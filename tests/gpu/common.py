@@ -114,6 +114,11 @@ def wait(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
+def number_of(device: str) -> int:
+    """Its place among the GPUs."""
+    return torch.device(device).index or 0
+
+
 def stream_of(device: str) -> Any:
     """A stream beside the default one; on the CPU None, which torch.cuda.stream() takes too."""
     return torch.cuda.Stream(device) if device.startswith("cuda") else None

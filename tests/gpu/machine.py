@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -53,13 +54,7 @@ def hardware() -> dict[str, Any]:
         }
         for card in cards
     ]
-    return {"gpus": gpus, "cpu": _processor(), "cpu_threads": _cpus(), "system": platform.platform()}
-
-
-def _cpus() -> int:
-    import os
-
-    return os.cpu_count() or 1
+    return {"gpus": gpus, "cpu": _processor(), "cpu_threads": os.cpu_count() or 1, "system": platform.platform()}
 
 
 def _processor() -> str:
@@ -89,6 +84,11 @@ def driver() -> str:
     """NVIDIA's driver: by NVML, as the kernel tells it, or the CUDA version that it brings."""
     if not has_gpu():
         return "no GPU"
+    found = _driver_by_nvml() or _driver_by_kernel()
+    return found or f"for CUDA {torch._C._cuda_getDriverVersion()}"
+
+
+def _driver_by_nvml() -> str:
     try:
         import pynvml
 
@@ -98,12 +98,16 @@ def driver() -> str:
         finally:
             pynvml.nvmlShutdown()
     except Exception:  # a missing package, library or device
-        pass
+        return ""
+
+
+def _driver_by_kernel() -> str:
     try:
         text = Path("/proc/driver/nvidia/version").read_text("utf-8", errors="replace")
-        return re.findall(r"\b\d{3}\.\d+(?:\.\d+)?\b", text)[0]
-    except (OSError, IndexError):
-        return f"for CUDA {torch._C._cuda_getDriverVersion()}"
+    except OSError:
+        return ""
+    found = re.search(r"\b\d{3}\.\d+(?:\.\d+)?\b", text)
+    return found[0] if found else ""
 
 
 def backends_here() -> dict[str, str]:

@@ -21,7 +21,7 @@ from typing import Any
 
 LIMIT_S = 240.0
 BUDGET_S = 480.0
-START_S = 120.0
+START_S = 180.0
 """A worker that has not begun by then (it imports torch) never will."""
 STACKS_S = 1.0
 """So long before the limit the stacks of a check that hangs are written down."""

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -32,25 +33,47 @@ def main(words: Sequence[str] | None = None) -> int:
     device = "cpu" if options.dry_run else "cuda"
     settings = Settings(device, options.limit_s, options.budget_s)
     names = [name for name in all_checks().checks if fnmatchcase(name, options.only)]
-    started, began = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    hardware = machine.hardware()
-    outcomes = _outcomes(names, settings, runs=options.dry_run or machine.has_gpu())
-    facts: dict[str, Any] = {
-        "started": started,
-        "seconds": round(time.monotonic() - began, 1),
-        "settings": {"device": device, "limit_s": settings.limit_s, "budget_s": settings.budget_s, "tf32": False},
-        "hardware": hardware,
+    runs = options.dry_run or machine.has_gpu()
+    book = Book(facts(settings), options.out, options.dry_run)
+    outcomes = _run(names, settings, book) if runs else [_without_gpu(name) for name in names]
+    book.write(outcomes)
+    print(", ".join(f"{count} {word}" for word, count in summary(outcomes).items()))
+    print(*book.paths, sep="\n")
+    return int(any(outcome.failed for outcome in outcomes))
+
+
+def facts(settings: Settings) -> dict[str, Any]:
+    """What is known before the first check."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": {**asdict(settings), "tf32": False},
+        "hardware": machine.hardware(),
         "versions": machine.software(),
         "backends": machine.backends_here(),
         "project": machine.project(),
     }
-    report = as_report(facts, outcomes)
-    folder = options.out or (WITH_GPU if machine.has_gpu() and not options.dry_run else WITHOUT_GPU)
-    kind = "dry-run" if options.dry_run else machine.slug(hardware["gpus"])
-    paths = write(report, folder, f"gpu-validation-{kind}")
-    print(", ".join(f"{count} {word}" for word, count in summary(outcomes).items()))
-    print(*paths, sep="\n")
-    return int(any(outcome.failed for outcome in outcomes))
+
+
+class Book:
+    """The reports of a run; written after every check, so that a run which is stopped leaves what it found."""
+
+    def __init__(self, known: dict[str, Any], folder: Path | None, dry_run: bool) -> None:
+        self._known = known
+        self._began = time.monotonic()
+        self._outcomes: list[Outcome] = []
+        gpus = known["hardware"]["gpus"]
+        self._folder = folder or (WITH_GPU if gpus and not dry_run else WITHOUT_GPU)
+        self._name = f"gpu-validation-{'dry-run' if dry_run else machine.slug(gpus)}"
+        self.paths: list[Path] = []
+
+    def add(self, outcome: Outcome) -> None:
+        print(f"{outcome.check}: {outcome.result} ({outcome.seconds} s)", flush=True)
+        self._outcomes.append(outcome)
+        self.write(self._outcomes)
+
+    def write(self, outcomes: Sequence[Outcome]) -> None:
+        known = {**self._known, "seconds": round(time.monotonic() - self._began, 1)}
+        self.paths = write(as_report(known, outcomes), self._folder, self._name)
 
 
 def _options(words: Sequence[str] | None) -> argparse.Namespace:
@@ -64,18 +87,15 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def _outcomes(names: Sequence[str], settings: Settings, runs: bool) -> list[Outcome]:
-    if not runs:
-        checks = all_checks().checks
-        return [_said(Outcome(name, checks[name].about, NO_GPU)) for name in names]
+def _run(names: Sequence[str], settings: Settings, book: Book) -> list[Outcome]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as engines:
         os.environ[DIRECTORY_VARIABLE] = engines  # for the workers: engines are built anew, once per run
-        return run_all(all_checks, names, settings, _said)
+        return run_all(all_checks, names, settings, book.add)
 
 
-def _said(outcome: Outcome) -> Outcome:
-    print(f"{outcome.check}: {outcome.result} ({outcome.seconds} s)", flush=True)
-    return outcome
+def _without_gpu(name: str) -> Outcome:
+    print(f"{name}: {NO_GPU}")
+    return Outcome(name, all_checks().checks[name].about, NO_GPU)
 
 
 if __name__ == "__main__":

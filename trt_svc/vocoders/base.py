@@ -68,6 +68,8 @@ class VocoderNet(nn.Module, ABC):
     """Whole submodules that run in half between float32 neighbours."""
     bounded: ClassVar[bool] = True
     """Does it end in tanh or clamp?"""
+    live_copies: ClassVar[int] = 24
+    """Tensors of the largest size that a run takes memory for at once: about 17 were seen with torch on a CPU."""
 
     @classmethod
     @abstractmethod
@@ -124,8 +126,6 @@ class VocoderNet(nn.Module, ABC):
         )
 
 
-LIVE_COPIES = 6
-"""Tensors of the largest size that a run holds at once: branches, their sums, scratch space."""
 PROBE_FRAMES = 4
 
 
@@ -147,7 +147,7 @@ def bytes_per_frame(net: VocoderNet) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    return LIVE_COPIES * 4 * largest // PROBE_FRAMES
+    return net.live_copies * 4 * largest // PROBE_FRAMES
 
 
 families: Registry[type[VocoderNet]] = Registry("vocoder family", "trt_svc.vocoders")

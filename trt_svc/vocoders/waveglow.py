@@ -96,6 +96,7 @@ class WaveGlow(VocoderNet):
     float32_tails = ("inverse.*",)
     half_regions = ("WN.*",)
     bounded = False
+    live_copies = 4
 
     @classmethod
     def claims(cls, shapes: Shapes, config: Mapping[str, Any] | None) -> bool:
