@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test lint unit parity compile-matrix precision rewrites cache-torture fuzz faults stream-cost bench gpu-validation docs lookahead-curve evaluate clean
+.PHONY: setup demo test lint unit parity compile-matrix precision rewrites cache-torture fuzz faults long-take stream-cost bench gpu-validation docs lookahead-curve evaluate clean
 
 setup: $(READY)
 
@@ -54,6 +54,9 @@ fuzz: setup            ## 100,000 odd calls, 100,000 small ones: no crash, no wr
 
 faults: setup          ## a lying backend, every fault many times (some minutes)
 	TRT_SVC_TORTURE=1 $(BIN)/python -m pytest tests/test_faults.py --timeout 3600
+
+long-take: setup       ## an hour through the demo voice: memory and seams (takes two hours of audio's time)
+	$(BIN)/python -m benchmarks.long_take
 
 stream-cost: setup     ## what streams compute twice, for every published network: docs/stream-cost.md
 	$(BIN)/python -m benchmarks.stream_cost > docs/stream-cost.md.part

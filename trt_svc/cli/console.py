@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape as _escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from trt_svc.errors import TrtSvcError
 
@@ -91,12 +90,3 @@ def reported(as_json: bool) -> Iterator[None]:
                     highlight=False,
                 )
             raise typer.Exit(CRASH) from None
-
-
-@contextmanager
-def working(label: str, quiet: bool = False) -> Iterator[Progress]:
-    """A spinner with the elapsed time on standard error, where that is a terminal."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
-        progress.add_task(escape(label), total=None)
-        yield progress
