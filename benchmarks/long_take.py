@@ -41,7 +41,7 @@ def write_take(path: Path, minutes: float) -> None:
 def one_run(source: Path, output: Path, backend: str, block_s: int) -> None:
     """In a process of its own: prints the peak of its memory."""
     from trt_svc import copysynthesis
-    from trt_svc.session import load_vocoder
+    from trt_svc.loading import load_vocoder
 
     copysynthesis.SECONDS_PER_BLOCK = block_s
     vocoder = load_vocoder("demo", backend=backend, device="cpu")

@@ -23,7 +23,8 @@ from trt_svc.audio import write_audio
 from trt_svc.checkpoints.convert import convert_checkpoint
 from trt_svc.checkpoints.locate import DEMO_FOLDER
 from trt_svc.copysynthesis import vocode
-from trt_svc.session import Vocoder, load_vocoder
+from trt_svc.loading import load_vocoder
+from trt_svc.session import Vocoder
 
 HELD_OUT = [(kind, 9000 + i) for kind in ("sing", "sung-speech", "speech") for i in range(4)]
 DEMO_CLIPS = {"sung": ("sing", 9101), "spoken": ("speech", 9102)}

@@ -15,7 +15,7 @@ from rich.table import Table
 from trt_svc.audio import read_audio
 from trt_svc.checkpoints.locate import DEMO_FOLDER
 from trt_svc.copysynthesis import vocode_file
-from trt_svc.session import load_vocoder
+from trt_svc.loading import load_vocoder
 from trt_svc.types import Array
 
 

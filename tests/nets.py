@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from trt_svc.checkpoints.presets import presets
-from trt_svc.session import Vocoder, load_vocoder
+from trt_svc.loading import load_vocoder
+from trt_svc.session import Vocoder
 from trt_svc.vocoders.base import VocoderNet, families
 from trt_svc.vocoders.healthy import example_inputs, healthy_net
 from trt_svc.vocoders.trunk import UpsamplingTrunk

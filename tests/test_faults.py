@@ -18,7 +18,7 @@ from tests.nets import utterance
 from trt_svc.backends.base import Runner, backends
 from trt_svc.backends.ort import OnnxRuntime
 from trt_svc.build_config import BuildConfig, Precision, ShapeRange
-from trt_svc.errors import OutOfMemory, RunError, RunHung
+from trt_svc.errors import InputError, OutOfMemory, RunError, RunHung
 from trt_svc.types import Array
 
 ROUNDS = 17 if os.environ.get("TRT_SVC_TORTURE") else 3
@@ -47,7 +47,7 @@ class FaultyRunner:
         return FaultyRunner(self.real, self.number)
 
     def run(self, inputs: Mapping[str, Array]) -> Array:
-        frames = inputs["mel"].shape[2] * inputs["mel"].shape[0]
+        frames = inputs["mel"].shape[2] * inputs["mel"].shape[0] if "mel" in inputs else 0
         if Plan.memory_above and frames > Plan.memory_above:
             raise MemoryError("bad_alloc")
         made = self.real.run(inputs)
@@ -166,7 +166,7 @@ def test_every_fault_is_caught(reference: trt_svc.Vocoder, kind: str, mode: Any,
 def test_garbage_from_a_network_without_a_mel_of_its_own_is_found_by_asking_again(tmp_path: Path) -> None:
     """Random weights say nothing about their mel, so only the sentinel can tell; it is asked every 64 runs."""
     from tests.nets import vocoder_of
-    from trt_svc.ladder import SENTINEL_EVERY
+    from trt_svc.rungs import SENTINEL_EVERY
 
     vocoder = vocoder_of("hifigan", tmp_path, build=build())
     given = utterance(vocoder, 1, 30)
@@ -257,7 +257,7 @@ def test_a_slow_engine_is_noticed(caplog: pytest.LogCaptureFixture, monkeypatch:
     rung = vocoder._ladder.rung
     assert rung.frames_per_s is not None and rung.frames_measured == 60
     rung.frames_per_s = 1e12
-    monkeypatch.setattr("trt_svc.ladder.SLOW_S", 0.0)
+    monkeypatch.setattr("trt_svc.rungs.SLOW_S", 0.0)
     given = sung(vocoder, 1, 60)
     with caplog.at_level(logging.WARNING):
         for runs in range(5):
@@ -277,3 +277,133 @@ def test_a_checkpoint_that_was_replaced_is_not_fallen_back_on(tmp_path: Path) ->
     Plan.kind, Plan.after = "nan", Plan.runs
     with pytest.raises(trt_svc.TrtSvcError, match="replaced meanwhile"):
         vocoder(**utterance(vocoder, 1, 30))
+
+
+# Streams through stages.
+
+
+def number_of(vocoder: trt_svc.Vocoder, which: str) -> int:
+    """The number of a stage's runner: stages are opened in order, then the whole."""
+    return Faulty.opened - (1 if which == "last" else len(vocoder._ladder.rung.stages))
+
+
+LYING_STAGES = [("last", kind) for kind in ("nan", "silence", "garbage", "too loud", "wrong length", "raises")]
+
+
+@pytest.mark.parametrize(
+    ("which", "kind"), [*LYING_STAGES, ("first", "nan"), ("first", "wrong length"), ("first", "raises")]
+)
+def test_a_stage_that_lies_is_left_for_the_whole_network(reference: trt_svc.Vocoder, kind: str, which: str) -> None:
+    vocoder = faulty(build=build(streaming=True))
+    stages = len(vocoder._ladder.rung.stages)
+    given = sung(vocoder, 2, 200)
+    Plan.kind, Plan.after, Plan.only_on = kind, Plan.runs + 4 * stages, {number_of(vocoder, which)}
+    blocks = [(given["mel"][:, :, at : at + 25], given["f0"][:, at : at + 25]) for at in range(0, 200, 25)]
+    with vocoder.stream() as stream:
+        assert len(stream.redundancy) == stages
+        made = [*(stream.push(*block) for block in blocks), stream.flush()]
+        assert len(stream.redundancy) == 1
+    assert np.abs(np.concatenate(made, 1) - reference(**given)).max() <= 1e-6
+    assert (vocoder.backend, vocoder.health.ok) == ("faulty", False)
+
+
+def test_a_stage_that_lies_raises_where_that_is_asked() -> None:
+    vocoder = faulty(build=build(streaming=True), on_failure="raise")
+    given = sung(vocoder, 1, 100)
+    Plan.kind, Plan.after, Plan.only_on = "garbage", Plan.runs, {number_of(vocoder, "last")}
+    with vocoder.stream() as stream:
+        with pytest.raises(RunError, match="in stages"):
+            stream.push(**given)
+        with pytest.raises(InputError, match="there is a gap"):
+            stream.push(**given)
+
+
+def test_stages_that_lie_from_the_start_are_found_when_the_engine_is_opened() -> None:
+    vocoder = faulty(build=build(streaming=True))
+    number, Faulty.opened = len(vocoder._ladder.rung.stages), 0
+    Plan.kind, Plan.only_on = "garbage", {number}
+    with pytest.warns(RuntimeWarning, match="answers a known mel"):
+        assert faulty(build=build(streaming=True)).backend == "onnxruntime"
+
+
+# After a fault.
+
+
+@pytest.mark.parametrize("kind", ["nan", "silence", "hangs"])
+def test_a_passing_fault_does_not_end_a_session_that_raises(reference: trt_svc.Vocoder, kind: str) -> None:
+    vocoder = faulty(on_failure="raise")
+    given = sung(vocoder, 1, 50)
+    Plan.kind, Plan.after = kind, Plan.runs
+    with pytest.raises(RunError):
+        vocoder(**given)
+    Plan.kind = ""
+    assert np.abs(vocoder(**given) - reference(**given)).max() <= 1e-6
+    assert vocoder.backend == "faulty"
+
+
+def test_an_input_that_makes_nan_everywhere_costs_nobody_the_engine(tmp_path: Path) -> None:
+    from tests.nets import vocoder_of
+
+    vocoder = vocoder_of("hifigan", tmp_path, build=build())
+    given = utterance(vocoder, 1, 30)
+    absurd = {"mel": np.full_like(given["mel"], 3e38)}
+    with pytest.raises(RunError, match="is the input what it should be"):
+        vocoder(**absurd)
+    vocoder(**given)
+    assert (vocoder.backend, vocoder.health.fallbacks) == ("faulty", 0)
+
+
+def test_warnings_as_errors_do_not_lose_the_rung(reference: trt_svc.Vocoder) -> None:
+    vocoder = faulty()
+    given = sung(vocoder, 1, 50)
+    Plan.kind, Plan.after = "nan", Plan.runs
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeWarning):
+            vocoder(**given)
+        assert np.abs(vocoder(**given) - reference(**given)).max() <= 1e-6
+    assert vocoder.backend == "onnxruntime"
+
+
+def test_real_silence_behind_false_alarms_is_heard(reference: trt_svc.Vocoder) -> None:
+    """Odd mels make the guards suspicious for nothing; an engine that falls silent then is still found at once."""
+    vocoder = faulty()
+    odd = np.random.default_rng(0).normal(-2, 3, (1, 128, 40)).astype(np.float32)
+    f0 = np.full((1, 40), 200, np.float32)
+    for _ in range(6):
+        vocoder(odd, f0)
+    assert vocoder.health.false_alarms >= 1 and vocoder.health.ok
+    Plan.kind, Plan.after = "silence", Plan.runs
+    with pytest.warns(RuntimeWarning, match="goes on with"):
+        made = vocoder(odd, f0)
+    assert np.abs(made - reference(odd, f0)).max() <= 1e-6
+
+
+def test_batches_are_spread_over_the_devices() -> None:
+    """Two devices that take a while: their runs overlap in time, in one call and in a batch of clips."""
+    vocoder = faulty(devices=["cpu", "cpu"])
+    busy, most, lock = [0], [0], threading.Lock()
+    real = FaultyRunner.run
+
+    def slow(self: FaultyRunner, inputs: Mapping[str, Array]) -> Array:
+        with lock:
+            busy[0] += 1
+            most[0] = max(most[0], busy[0])
+        try:
+            threading.Event().wait(0.05)
+            return real(self, inputs)
+        finally:
+            with lock:
+                busy[0] -= 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FaultyRunner, "run", slow)
+        given = sung(vocoder, 8, 40)
+        vocoder(**given)
+        assert most == [2]
+        most[0] = 0
+        vocoder.batch(
+            [row[:, : 20 + i] for i, row in enumerate(given["mel"])],
+            [row[: 20 + i] for i, row in enumerate(given["f0"])],
+        )
+        assert most == [2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from hypothesis import strategies as st
 
 import trt_svc
 from benchmarks.stream_cost import stream_cost
-from tests.nets import SMALL, utterance, vocoder_of
+from tests.golden import SUBSET, GoldenNet, upstream_checkpoint
+from tests.nets import SMALL, checkpoint_of, utterance, vocoder_of
 from trt_svc.build_config import BuildConfig, Precision, ShapeRange, default_frames
 from trt_svc.checkpoints.presets import presets
-from trt_svc.errors import ConfigError, InputError
+from trt_svc.errors import BackendUnavailable, ConfigError, InputError
 from trt_svc.gptsovits_chunks import chunks_of
+from trt_svc.rungs import least_frames
 from trt_svc.vocoders.base import families
+from trt_svc.vocoders.healthy import healthy_net
 
 BACKENDS = ("torch", "onnxruntime", "openvino")
 NSF = ("nsf_hifigan", "sovits_dec", "sovits_snake")
@@ -294,3 +298,109 @@ def test_gpt_sovits_chunk_constants(preset: str, expected: tuple[int, ...] | Non
     ranges = default_frames(net.family)
     assert [r.opt for r in ranges] == [chunks.ref_frames, chunks.chunk_frames]
     assert ranges[-1].max >= 2 * chunks.chunk_frames
+
+
+@pytest.mark.parametrize("name", ["hifigan", "mini", "sovits_dec"])
+def test_callers_may_fill_one_buffer_again_and_again(name: str, tmp_path: Path) -> None:
+    vocoder = vocoder_of(name, tmp_path)
+    given = utterance(vocoder, 1, 60)
+    whole = vocoder(**given)
+    mel, f0 = np.empty((1, vocoder.spec.n_mels, 10), np.float32), np.empty((1, 10), np.float32)
+    voice = None if "speaker" not in given else given["speaker"].copy()
+    made = []
+    with vocoder.stream(speaker=voice) as stream:
+        for at in range(0, 60, 10):
+            mel[:] = given["mel"][:, :, at : at + 10]
+            if "f0" in given:
+                f0[:] = given["f0"][:, at : at + 10]
+            made.append(stream.push(mel, f0 if "f0" in given else None))
+            if voice is not None:
+                voice[:] = 9
+        made.append(stream.flush())
+    assert np.abs(np.concatenate(made, 1) - whole).max() <= 5e-6
+
+
+def test_a_failed_push_ends_the_stream(nsf: trt_svc.Vocoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = utterance(nsf, 1, 60)
+    with nsf.stream() as stream:
+        stream.push(**piece(given, 0, 30))
+        with pytest.raises(InputError):
+            stream.push(given["mel"][:, :5])  # refused before anything has moved: the stream goes on
+        with monkeypatch.context() as patch:
+            patch.setattr(type(stream._windows), "push", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                stream.push(**piece(given, 30, 60))
+        for call in (stream.flush, lambda: stream.push(**piece(given, 30, 60))):
+            with pytest.raises(InputError, match="gap"):
+                call()
+
+
+def test_an_empty_first_push(tmp_path: Path) -> None:
+    """With a gliding source and noise behind conv_pre, whose positions must not go below zero."""
+    net = GoldenNet("nsf-mini-noise", SUBSET)
+    vocoder = trt_svc.load_vocoder(upstream_checkpoint(net, tmp_path))
+    given = utterance(vocoder, 1, 20)
+    with vocoder.stream() as stream:
+        made = [stream.push(**piece(given, 0, 0)), stream.push(**piece(given, 0, 20)), stream.flush()]
+    assert np.abs(np.concatenate(made, 1) - vocoder(**given)).max() <= 5e-6
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7, 31])
+def test_groups_that_do_not_divide_the_hop(frames: int) -> None:
+    """WaveGlow with 12 samples per group: windows begin where groups do, and the odd end is the network's own."""
+    flow = {"n_mel_channels": 8, "n_flows": 2, "n_group": 12, "n_early_every": 1, "n_early_size": 2}
+    config = {"waveglow_config": {**flow, "WN_config": {"n_layers": 2, "n_channels": 4}}}
+    net = healthy_net("waveglow", config)
+    with tempfile.TemporaryDirectory() as folder:
+        files = checkpoint_of(net, Path(folder))
+        whole = trt_svc.load_vocoder(**files, config=config)
+        least = least_frames(whole._ladder.span)
+        cut = trt_svc.load_vocoder(**files, config=config, chunk_frames=least)
+    given = utterance(whole, 1, frames)
+    made = whole(**given)
+    assert made.shape == (1, net.samples_out(frames))
+    assert np.abs(cut(**given) - made).max() <= 1e-6
+    assert np.abs(streamed(cut, given, [3, 1, 4], 0) - made).max() <= 1e-6
+
+
+def test_odd_clips_of_a_batch_are_named(tmp_path: Path) -> None:
+    dec = vocoder_of("sovits_dec", tmp_path)
+    clips = [utterance(dec, 1, 9, seed=i) for i in range(3)]
+    mels, curves = [clip["mel"] for clip in clips], [clip["f0"] for clip in clips]
+    voices = [clips[0]["speaker"], clips[1]["speaker"][:, :, None], np.repeat(clips[2]["speaker"][:, :, None], 9, 2)]
+    made = dec.batch(mels, curves, voices, seed=np.int64(5))
+    for i, clip in enumerate(clips):
+        assert np.abs(made[i] - dec(**clip, seed=5)[0]).max() <= 5e-6
+    mixed = dec.batch([torch.from_numpy(mels[0]).requires_grad_(), mels[1]], curves[:2], voices[:2])
+    assert isinstance(mixed[0], torch.Tensor) and isinstance(mixed[1], np.ndarray)
+    for change in (
+        {"seed": 1.5},
+        {"seed": None},
+        {"f0": [curves[0], None, curves[2]]},
+        {"speaker": [voices[0]] * 2 + [np.zeros((1, 2))]},
+    ):
+        with pytest.raises(InputError):
+            dec.batch(**{"mels": mels, "f0": curves, "speaker": voices, **change})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"devices": "cuda:0"}, {"devices": []}, {"contexts": 1.5}, {"contexts": 0}, {"chunk_frames": 0}, {"chunk_frames": "x"},
+     {"timeout_s": "x"}, {"timeout_s": 0}, {"on_failure": "ignore"}, {"memory_limit": "much"}, {"device": 3}],
+)  # fmt: skip
+def test_odd_options(options: dict[str, Any]) -> None:
+    with pytest.raises((InputError, ConfigError)):
+        trt_svc.load_vocoder("demo", **options)
+
+
+@pytest.mark.parametrize("options", [{"device": "cuda:7"}, {"devices": ["cuda:0"]}])
+def test_a_cpu_backend_is_not_opened_on_a_gpu(options: dict[str, Any]) -> None:
+    with pytest.raises(BackendUnavailable, match="CPU only"):
+        trt_svc.load_vocoder("demo", backend="onnxruntime", **options)
+
+
+@pytest.mark.parametrize("change", [{"sigma": "a"}, {"denoiser_strength": None}, {"noise": 5}])
+def test_odd_arguments(tmp_path: Path, change: dict[str, Any]) -> None:
+    waveglow = vocoder_of("waveglow", tmp_path)
+    with pytest.raises(InputError):
+        waveglow(**utterance(waveglow, 1, 2), **change)

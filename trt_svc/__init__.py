@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from trt_svc.build_config import BuildConfig
     from trt_svc.config import AudioSpec
     from trt_svc.errors import TrtSvcError
-    from trt_svc.session import Vocoder, load_vocoder
+    from trt_svc.loading import load_vocoder
+    from trt_svc.session import Vocoder
 
 __version__ = "0.1.0"
 __all__ = ["AudioSpec", "BuildConfig", "TrtSvcError", "Vocoder", "build_engine", "load_vocoder"]
@@ -27,7 +28,7 @@ _HOMES = {
     "TrtSvcError": "trt_svc.errors",
     "Vocoder": "trt_svc.session",
     "build_engine": "trt_svc.build",
-    "load_vocoder": "trt_svc.session",
+    "load_vocoder": "trt_svc.loading",
 }
 
 

@@ -245,13 +245,18 @@ class GlideRun:
         if last:
             known, self._held = np.concatenate([known, known[:, -1:]], axis=1), None
         else:
-            self._held = known[:, -1:]
+            self._held = known[:, -1:].copy()  # callers may fill their buffers anew
+        if known.shape[1] == 0:
+            return {"source": np.zeros((len(known), 1, 0), np.float32), **self._pre_noise(self._frame)}
         start, self._frame = self._frame, self._frame + known.shape[1] - 1
         cycles = self._phase.cycles(known[:, :-1], known[:, 1:])
         inputs = {"source": np.sin(cycles * np.float32(2 * np.pi)).reshape(len(known), 1, -1)}
-        if self.excitation.pre_noise_sigma > 0:
-            inputs["pre_noise"] = scaled_pre_noise(self.noise, start, self._frame, self.excitation.pre_noise_sigma)
-        return inputs
+        return {**inputs, **self._pre_noise(start)}
+
+    def _pre_noise(self, start: int) -> dict[str, Array]:
+        """Of the frames from `start` up to the present one."""
+        sigma = self.excitation.pre_noise_sigma
+        return {"pre_noise": scaled_pre_noise(self.noise, start, self._frame, sigma)} if sigma > 0 else {}
 
 
 def excitation_from_dict(data: dict[str, Any]) -> Excitation:

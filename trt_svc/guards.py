@@ -39,6 +39,11 @@ class Problem:
     found: str
     certain: bool = True
 
+    @property
+    def may_be_the_inputs_fault(self) -> bool:
+        """Could the network itself make the same of this input?"""
+        return self.kind == "nan" or not self.certain
+
 
 def check_stage(made: Any, shape: tuple[int, ...]) -> Problem | None:
     """The output of a stage: its shape, and finite."""
@@ -55,6 +60,11 @@ def check_audio(voice: Voice, inputs: Mapping[str, Any], made: Any, own_distance
     problem = check_stage(made, (int(mel.shape[0]), voice.samples_out(int(mel.shape[2]))))
     if problem:
         return problem
+    return suspicion(voice, mel, made, own_distance)
+
+
+def suspicion(voice: Voice, mel: Any, made: Any, own_distance: float | None) -> Problem | None:
+    """The questions that need no exact length: audio (B, samples) of the frames of a mel."""
     peak = float(abs(made).max())
     if voice.bounded and peak > BOUND:
         return Problem("bounds", f"a sample of {peak:.3g} came from a network that ends at 1")
@@ -92,7 +102,7 @@ def _mel(voice: Voice, mel: Any, made: Any, own_distance: float | None) -> Probl
     if own_distance is None or not _comparable(voice, mel.shape[2]):
         return None
     limit = max(MEL_FLOOR, MEL_SLACK * own_distance)
-    worst = mel_distance(voice, on_host(mel), on_host(made))
+    worst = mel_distance(voice, mel, made)
     return None if worst <= limit else Problem("mel", f"its mel is {worst:.1f} from the one given", certain=False)
 
 
@@ -104,7 +114,7 @@ def _comparable(voice: Voice, frames: int) -> bool:
     return mel.hop * voice.spec.sample_rate == voice.spec.hop * mel.sample_rate
 
 
-def mel_distance(voice: Voice, mel: Array, audio: Array) -> float:
+def mel_distance(voice: Voice, mel: Any, audio: Any) -> float:
     """Mean distance of log-mels in the middle of a run, in nepers; the worst row of a batch."""
     spec = voice.spec.mel
     assert spec is not None
@@ -114,13 +124,13 @@ def mel_distance(voice: Voice, mel: Array, audio: Array) -> float:
     # Some frames around it, so that the mirrored edges of the excerpt are not compared.
     start, stop = max(0, first - context), min(mel.shape[2], first + frames + context)
     hop = voice.spec.hop
-    excerpt = audio[:, start * hop : stop * hop]
+    excerpt = on_host(audio[:, start * hop : stop * hop])
     if voice.spec.sample_rate != spec.sample_rate:
         from trt_svc.audio import resample
 
         excerpt = resample(excerpt, voice.spec.sample_rate, spec.sample_rate)
     heard = log_mel(excerpt, spec)[:, :, first - start : first - start + frames]
-    given = mel[:, :, first : first + heard.shape[2]]
+    given = on_host(mel[:, :, first : first + heard.shape[2]])
     return float(np.abs(heard - given).mean(axis=(1, 2)).max())
 
 

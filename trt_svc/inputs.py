@@ -183,6 +183,13 @@ def as_wave(value: Any) -> Array:
     return wave
 
 
+def check_amount(name: str, value: Any, advice: str) -> float:
+    """A finite number, 0 or more."""
+    if isinstance(value, (int, float, np.floating, np.integer)) and np.isfinite(value) and value >= 0:
+        return float(value)
+    raise InputError(name, f"{shown(value)} is not usable.", advice)
+
+
 def check_rate(sample_rate: Any) -> int:
     """A whole sample rate in Hz, or an InputError."""
     whole = isinstance(sample_rate, (int, np.integer)) or (isinstance(sample_rate, float) and sample_rate.is_integer())

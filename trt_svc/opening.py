@@ -12,12 +12,13 @@ from trt_svc.backends.base import backends
 from trt_svc.build_config import STREAM_MAX_FRAMES, BuildConfig, Precision, Profile
 from trt_svc.cache import EngineCache
 from trt_svc.errors import EngineError
+from trt_svc.guards import Problem
 from trt_svc.health import Record
-from trt_svc.ladder import REFERENCE, Rung, Step
 from trt_svc.lanes import Lane, Lanes
-from trt_svc.parts import Parts
+from trt_svc.parts import InStages, Parts
 from trt_svc.prebuilt import Engine, find_built, request_for
 from trt_svc.request import machine_sha256
+from trt_svc.rungs import REFERENCE, Rung, Step
 from trt_svc.sentinel import Sentinel
 from trt_svc.stages import files_of, spans_from
 from trt_svc.voice import Voice
@@ -78,13 +79,24 @@ def torch_step(net: Callable[[], VocoderNet], places: Places) -> Step:
         copies: dict[str, VocoderNet] = {}
 
         def open_on(device: str) -> Parts:
-            # One copy of the weights per device.
-            here = copies.setdefault(device, original if not copies else copy.deepcopy(original))
+            if device not in copies:  # one copy of the weights per device
+                copies[device] = copy.deepcopy(original) if copies else original
+            here = copies[device]
             return Parts(TorchRunner(here, device), tuple(TorchRunner(stage, device) for stage in here.stages()))
 
-        return Rung(REFERENCE, "fp32", places.lanes(open_on), stages=spans_from(described_stages(original)))
+        usable = replace(places, devices=tuple(_torch_device(device) for device in places.devices))
+        return Rung(REFERENCE, "fp32", usable.lanes(open_on), stages=spans_from(described_stages(original)))
 
     return Step(REFERENCE, opened)
+
+
+def _torch_device(device: str) -> str:
+    """On the engine's GPU if torch can use it; asked only when torch is needed, because asking imports it."""
+    if device == "cpu":
+        return device
+    import torch
+
+    return device if torch.cuda.is_available() else "cpu"
 
 
 def engine_step(find: Callable[[], Engine], voice: Voice, places: Places, name: str) -> Step:
@@ -102,45 +114,52 @@ def engine_step(find: Callable[[], Engine], voice: Voice, places: Places, name: 
             stages = [backend.open(files_of(files, number), device) for number in range(len(spans))]
             return Parts(backend.open(files, device), tuple(stages))
 
+        def ask(parts: Parts) -> Problem | None:
+            return sentinel.ask(parts.whole) or (sentinel.ask(InStages(parts, spans)) if spans else None)
+
         return Rung(
             engine.backend,
             str(key["precision"]["name"]),
             places.lanes(open_on),
-            stages=spans,
-            stage_frames=STREAM_MAX_FRAMES,
             profiles=tuple(Profile.parse(text) for text in key["profiles"]),
             own_distance=sentinel.own_distance(voice),
-            ask=lambda parts: sentinel.ask(parts.whole),
+            ask=ask,
             frames_per_s=speed["frames"] * speed["batch"] / speed["seconds"] if here else None,
             frames_measured=speed["frames"] * speed["batch"] if here else 0,
+            stages=spans,
+            stage_frames=STREAM_MAX_FRAMES,
         )
 
     return Step(name, opened)
 
 
-def lower_steps(settings: BuildConfig, engine: Engine, voice: Voice, source: Source, places: Places) -> list[Step]:
-    """What a session falls back on below an engine: the same in fp32, then onnxruntime; torch comes behind."""
-    steps = []
-    precision = str(engine.entry.manifest["key"]["precision"]["name"])
-    plain = replace(settings, precision=Precision("fp32"), gate_db=None, rewrites=None)
-    below = [(engine.backend, plain)] if precision != "fp32" else []
-    if engine.backend != "onnxruntime":
-        bare = BuildConfig("onnxruntime", "cpu", Precision("fp32"), settings.frames, settings.batch)
-        below.append(("onnxruntime", bare))
-    for backend, config in below:
-        config = replace(config, backend=backend)
-        where = places if backend == engine.backend else replace(places, devices=("cpu",), contexts=1)
-
-        def find(config: BuildConfig = config) -> Engine:
-            return same_weights(source.engine(config), engine)
-
-        steps.append(engine_step(find, voice, where, f"{backend} fp32"))
-    return steps
+def steps_of(engine: Engine, settings: BuildConfig, voice: Voice, source: Source, places: Places) -> list[Step]:
+    """The engine, the same in fp32, onnxruntime, torch. Nothing here keeps the engine's bytes once it is open."""
+    once = [engine]
+    backend, weights = engine.backend, engine.entry.metadata["weights_sha256"]
+    is_fp32 = engine.entry.manifest["key"]["precision"]["name"] == "fp32"
+    plain = replace(settings, backend=backend, precision=Precision("fp32"), gate_db=None, rewrites=None)
+    bare = BuildConfig("onnxruntime", "cpu", Precision("fp32"), settings.frames, settings.batch)
+    on_cpu = replace(places, devices=("cpu",), contexts=1)
+    steps = [engine_step(once.pop, voice, places, backend)]
+    if not is_fp32:
+        steps.append(_lower(plain, weights, voice, source, places))
+    if backend != "onnxruntime":
+        steps.append(_lower(bare, weights, voice, source, on_cpu))
+    reference = replace(places, devices=places.devices[:1], contexts=1)
+    return [*steps, torch_step(lambda: same_network(source.open(), weights).net, reference)]
 
 
-def same_weights(found: Engine, first: Engine) -> Engine:
+def _lower(config: BuildConfig, weights_sha256: str, voice: Voice, source: Source, places: Places) -> Step:
+    def find() -> Engine:
+        return same_weights(source.engine(config), weights_sha256)
+
+    return engine_step(find, voice, places, f"{config.backend} fp32")
+
+
+def same_weights(found: Engine, weights_sha256: str) -> Engine:
     """Refuses to fall back on another voice: the checkpoint may have been replaced since."""
-    if found.entry.metadata["weights_sha256"] != first.entry.metadata["weights_sha256"]:
+    if found.entry.metadata["weights_sha256"] != weights_sha256:
         raise EngineError(
             "falling back on another engine", "the checkpoint has been replaced meanwhile.", "Load the vocoder again."
         )

@@ -31,7 +31,14 @@ def spans_from(described: Sequence[Mapping[str, Any]]) -> tuple[Span, ...]:
 def _span(stage: Mapping[str, Any]) -> Span:
     rates = {name: Fraction(rate) for name, rate in stage["inputs"].items()}
     left, right = stage["context"]
-    return Span(rates, Fraction(stage["out_per_tick"]), int(left), int(right), per_frame=Fraction(stage["per_frame"]))
+    return Span(
+        rates,
+        Fraction(stage["out_per_tick"]),
+        int(left),
+        int(right),
+        per_frame=Fraction(stage["per_frame"]),
+        out_channels=stage["out_channels"],
+    )
 
 
 class Chain:

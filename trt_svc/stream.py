@@ -9,12 +9,12 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 
 from trt_svc.arrays import joined, like
-from trt_svc.errors import InputError, shown
+from trt_svc.errors import InputError, RunError, shown
 from trt_svc.excitation import Excitation, ExcitationRun
 from trt_svc.inputs import check_piece, check_speaker
 from trt_svc.ladder import Ladder
 from trt_svc.noise import Noise, check_seeds
-from trt_svc.stages import Chain
+from trt_svc.staged import Staged
 from trt_svc.types import Array
 from trt_svc.windows import Windows
 
@@ -33,24 +33,24 @@ class Stream:
         seed: int | list[int],
         keep_tensors: bool,
     ) -> None:
-        self._ladder = ladder
+        self._voice = ladder.voice
         self._excitation = excitation
-        self._speaker = speaker
-        self._seed = seed
+        self._embedding = _own_embedding(self._voice.spec.needs_speaker, speaker)
+        self._seed = seed if np.ndim(seed) == 0 else list(seed)  # type: ignore[arg-type]
+        check_seeds(self._seed, 1 if np.ndim(seed) == 0 else len(self._seed))  # type: ignore[arg-type]
         self._keep_tensors = keep_tensors
         self._run: ExcitationRun | None = None
-        self._embedding: Any = None
         self._batch: int | None = None
         self._frames = 0
+        self._samples = 0
         self._kind: Any = np.empty(0, np.float32)
         self._warned: set[str] = set()
-        self._closed = False
+        self._over = ""
         self.lookahead_frames = checked_lookahead(lookahead, ladder.span.right)
         """Frames behind a frame that are waited for before its samples come."""
-        exact = self.lookahead_frames == ladder.span.right
-        self._windows: Windows | Chain
-        if exact and ladder.rung.stages:
-            self._windows = Chain(ladder.rung.stages, ladder.run_stage, self._most_frames)
+        self._windows: Windows | Staged
+        if self.lookahead_frames == ladder.span.right and ladder.rung.stages:
+            self._windows = Staged(ladder)
         else:
             self._windows = Windows(replace(ladder.span, right=self.lookahead_frames), ladder.start, ladder.bounds)
 
@@ -62,35 +62,41 @@ class Stream:
     @property
     def redundancy(self) -> tuple[float, ...]:
         """Computed frames per frame put out so far, for every stage of the chain."""
-        links = self._windows.links if isinstance(self._windows, Chain) else [self._windows]
-        return tuple(link.redundancy for link in links)
+        windows = self._windows
+        return windows.redundancy if isinstance(windows, Staged) else (windows.redundancy,)
 
     def push(self, mel: Any, f0: Any = None) -> Any:
         """Samples (B, n) that are ready after these frames: mel (B, n_mels, t), f0 (B, t) in Hz; n may be 0."""
         self._check_open()
-        piece = check_piece(
-            self._ladder.voice.spec, mel, f0, self._batch, keep_tensors=self._keep_tensors, seen=self._warned
-        )
-        self._kind = mel
+        piece = check_piece(self._voice.spec, mel, f0, self._batch, keep_tensors=self._keep_tensors, seen=self._warned)
         if self._run is None:
             self._begin(piece.batch)
+        self._kind = mel
         self._frames += piece.frames
         return self._advance({"mel": piece.mel}, piece.f0, piece.frames, last=False)
 
     def flush(self) -> Any:
         """The samples that were held back for want of what follows; the stream is over then."""
         self._check_open()
-        self._closed = True
-        if self._run is None or not self._frames:
-            return like(self._kind, np.zeros((self._batch or 1, 0), np.float32))
         nothing = np.zeros((self._batch or 1, 0), np.float32)
-        return self._advance({}, nothing, 0, last=True)
+        if self._run is None or not self._frames:
+            self._over = "it has been flushed"
+            return like(self._kind, nothing)
+        made = self._advance({}, nothing, 0, last=True)
+        self._over = "it has been flushed"
+        whole = self._voice.samples_out(self._frames)
+        if self._samples != whole:
+            raise RunError(
+                f"a stream of {self._frames} frames",
+                f"{self._samples} samples came out instead of {whole}.",
+                "This is a bug of trt_svc: please report it with the vocoder's config.",
+            )
+        return made
 
     def close(self) -> None:
         """Drops what is held back."""
-        self._closed = True
-        for link in self._windows.links if isinstance(self._windows, Chain) else [self._windows]:
-            link.forget()
+        self._over = self._over or "it has been closed"
+        self._windows.forget()
 
     def __enter__(self) -> Self:
         return self
@@ -101,28 +107,32 @@ class Stream:
         self.close()
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise InputError("a push to a stream", "the stream has ended.", "Open another one: v.stream().")
+        if self._over:
+            raise InputError("a push to a stream", f"the stream has ended: {self._over}.", "Open another: v.stream().")
 
     def _begin(self, batch: int) -> None:
-        voice = self._ladder.voice
-        self._batch = batch
-        embedding = check_speaker(voice.spec, self._speaker, batch, None)
-        self._embedding = None if embedding is None else np.asarray(embedding)
+        self._embedding = check_speaker(self._voice.spec, self._embedding, batch, None)
         noise = Noise(self._excitation.fields, check_seeds(self._seed, batch))
-        self._run = self._excitation.begin(noise)
+        self._batch, self._run = batch, self._excitation.begin(noise)
 
     def _advance(self, pieces: dict[str, Any], f0: Array | None, frames: int, last: bool) -> Any:
         assert self._run is not None
+        over, self._over = self._over, "an earlier push failed, so there is a gap behind it"
         pieces |= self._run.push(f0, frames, last)
         if self._embedding is not None:
             pieces["speaker"] = np.repeat(self._embedding, frames, axis=2)
         made = self._windows.push(pieces, last)
-        return like(self._kind, joined(made) if made else np.zeros((self._batch or 1, 0), np.float32))
+        self._over = over
+        audio = joined(made) if made else np.zeros((self._batch or 1, 0), np.float32)
+        self._samples += int(audio.shape[1])
+        return like(self._kind, audio)
 
-    def _most_frames(self) -> int | None:
-        limits = [self._ladder.bounds().most, self._ladder.rung.stage_frames]
-        return min((limit for limit in limits if limit is not None), default=None)
+
+def _own_embedding(needed: bool, speaker: Any) -> Any:
+    """A copy: the caller's may change while the stream lasts."""
+    if speaker is None or not needed:
+        return speaker
+    return speaker.detach().clone() if hasattr(speaker, "detach") else np.array(speaker)
 
 
 def checked_lookahead(lookahead: Lookahead, exact: int) -> int:

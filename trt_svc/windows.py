@@ -34,6 +34,8 @@ class Span:
     """Windows start at multiples of this."""
     per_frame: Fraction = Fraction(1)
     """Ticks per mel frame."""
+    out_channels: int | None = None
+    """Channels of what comes out (batch, channels, time); None for audio (batch, time)."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,18 @@ class Windows:
         """Drops what is kept; nothing can be pushed any more."""
         self._kept = {}
 
+    def watch(self, pieces: Mapping[str, Any], done: int) -> None:
+        """Keeps pieces without running anything; ticks before `done` are made elsewhere."""
+        self._append(pieces)
+        self._done = min(done, self._known)
+        self._forget()
+
     def push(self, pieces: Mapping[str, Any], last: bool = False) -> list[Any]:
         """Outputs that can be made now; `last` says that nothing follows, so the rest is made too."""
         self._append(pieces)
         ready = self._known if last else self._floor(self._known - self.span.right)
         if not last and self._known < self._bounds().least:
+            self._forget()
             return []  # a run that short is not possible yet
         pending: deque[Pending] = deque()
         made = []
@@ -83,7 +92,10 @@ class Windows:
             if len(pending) >= self._ahead:
                 made.append(pending.popleft()())
         made.extend(wait() for wait in pending)
-        self._forget()
+        if last:
+            self._kept = {}
+        else:
+            self._forget()
         return made
 
     def _launch(self, ready: int, last: bool) -> Pending:
@@ -124,7 +136,9 @@ class Windows:
                 fresh = before is None or before.shape[-1] == 0
                 self._kept[name] = pieces[name] if fresh else joined([before, pieces[name]])
         if len(self._kept) == len(self.span.inputs):
-            lengths = [int(self._kept[name].shape[-1] / rate) for name, rate in self.span.inputs.items()]
+            # What has no whole number of positions per tick says nothing about ticks.
+            whole = {name: rate for name, rate in self.span.inputs.items() if rate.denominator == 1}
+            lengths = [int(self._kept[name].shape[-1] / rate) for name, rate in whole.items()]
             self._known = self._base + min(lengths)
 
     def _part(self, name: str, rate: Fraction, start: int, end: int) -> Any:
@@ -133,10 +147,10 @@ class Windows:
     def _forget(self) -> None:
         bounds = self._bounds()
         keep = self._floor(max(self._base, self._done - max(self.span.left, bounds.least)))
-        if keep == self._base:
-            return
         for name, rate in self.span.inputs.items():
-            # A copy, so that the memory before it can go.
+            if name not in self._kept:
+                continue
+            # A copy: the memory before it can go, and callers may fill their buffers anew.
             self._kept[name] = copied(self._kept[name][..., int((keep - self._base) * rate) :])
         self._base = keep
 

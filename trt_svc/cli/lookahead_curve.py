@@ -36,8 +36,8 @@ def command(
 ) -> None:
     """Measure what a stream loses when it waits for fewer frames than exactness needs."""
     with reported(as_json):
+        from trt_svc.loading import load_vocoder
         from trt_svc.lookahead import block_length, check_picture, draw, lookahead_curve
-        from trt_svc.session import load_vocoder
 
         if output is not None:
             check_picture(output)

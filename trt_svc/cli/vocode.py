@@ -45,7 +45,7 @@ def command(
     """Send a recording through a vocoder and back (copy synthesis), with a change of key where asked."""
     with reported(as_json):
         from trt_svc.copysynthesis import vocode_file
-        from trt_svc.session import load_vocoder
+        from trt_svc.loading import load_vocoder
 
         with shown_stages(quiet=as_json) as progress:
             progress.stage("loading the vocoder")

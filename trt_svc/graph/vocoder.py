@@ -85,12 +85,15 @@ def stage_graphs(net: VocoderNet, precision: Precision, rewrites: Iterable[str] 
 
 def described_stages(net: VocoderNet) -> list[dict[str, Any]]:
     """The stages in time, for an engine's metadata."""
+    stages = net.stages()
+    channels = [next(i.channels for i in stage.inputs if i.name == "x") for stage in stages[1:]]
     return [
         {
             "inputs": {i.name: str(Fraction(i.per_frame)) for i in stage.inputs},
             "out_per_tick": str(stage.out_per_tick),
+            "out_channels": out_channels,
             "context": list(stage.context),
             "per_frame": str(stage.ticks_per_frame),
         }
-        for stage in net.stages()
+        for stage, out_channels in zip(stages, [*channels, None][: len(stages)], strict=True)
     ]
