@@ -28,7 +28,7 @@ BACKENDS = ("torch", "onnxruntime", "openvino")
 NSF = ("nsf_hifigan", "sovits_dec", "sovits_snake")
 FRAMES = 170
 QUICK = settings(
-    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
@@ -71,7 +71,9 @@ def streamed(vocoder: trt_svc.Vocoder, given: dict[str, Any], sizes: list[int], 
 @given(data=st.data())
 def test_chunks_and_streams_equal_the_whole(session: Any, data: st.DataObject) -> None:
     name, vocoder = session
-    batch, frames = data.draw(st.integers(1, 2)), data.draw(st.integers(1, FRAMES))
+    # Every new shape costs torch's WaveGlow a second on the CPU.
+    most = 30 if (name, vocoder.backend) == ("waveglow", "torch") else FRAMES
+    batch, frames = data.draw(st.integers(1, 2)), data.draw(st.integers(1, most))
     given, seed = utterance(vocoder, batch, frames, seed=frames), data.draw(st.integers(0, 9))
     whole = vocoder(**given, seed=seed)
     assert whole.shape == (batch, vocoder.voice.samples_out(frames))
@@ -243,9 +245,9 @@ def test_memory_limit_makes_runs_smaller_not_different(tmp_path: Path) -> None:
     runner = tight._ladder.rung
     submit = runner.lanes.submit
 
-    def noted(job: Any) -> Any:
+    def noted(job: Any, timeout_s: float) -> Any:
         runs.append(1)
-        return submit(job)
+        return submit(job, timeout_s)
 
     runner.lanes.submit = noted  # type: ignore[method-assign]
     assert np.abs(tight(**given) - free(**given)).max() <= 1e-6

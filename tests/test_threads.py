@@ -71,8 +71,8 @@ def test_threads_share_a_session(session: trt_svc.Vocoder) -> None:
 
 def test_threads_go_on_while_the_cache_is_pruned(session: trt_svc.Vocoder, tmp_path: Path) -> None:
     """Beside the calls, sessions are opened again and again from a cache that is being emptied."""
-    if session.backend == "torch":
-        pytest.skip("torch has no engines")
+    if session.backend != "onnxruntime":
+        pytest.skip("one backend with engines is enough for the cache")
     stop = threading.Event()
     again = {"build": replace(BUILD, backend=session.backend)}
     opened: list[str] = []
@@ -205,7 +205,7 @@ v(np.full((1, 128, 3000), -4, np.float32), np.full((1, 3000), 220, np.float32))
 """
 
 
-@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
 def test_a_process_that_is_interrupted_in_a_run_ends_in_order(backend: str, tmp_path: Path) -> None:
     env = {**os.environ, "TRT_SVC_ENGINE_DIR": str(tmp_path)}
     code = EXITS.replace("BACKEND", repr(backend))
