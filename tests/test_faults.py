@@ -78,7 +78,6 @@ class FaultyRunner:
         return made
 
 
-@backends.register("faulty")
 class Faulty(OnnxRuntime):
     """onnxruntime with a plan."""
 
@@ -92,8 +91,11 @@ class Faulty(OnnxRuntime):
 
 @pytest.fixture(scope="module", autouse=True)
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    backends.names()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRT_SVC_ENGINE_DIR", str(tmp_path_factory.mktemp("engines")))
+        # Here only: elsewhere "auto" must not find it.
+        patch.setitem(backends._parts, "faulty", Faulty)
         yield
 
 

@@ -138,9 +138,12 @@ class Ladder:
         try:
             return self._run_on(rung, inputs, stage)
         except _TooLarge as err:
-            self.record.fault(Fault("memory", rung.name, str(err)))
+            fault = Fault("memory", rung.name, str(err))
+            self.record.fault(fault)
         except _Failed as failed:
-            self._raise_if_asked(failed.fault)
+            fault = failed.fault
+            self._raise_if_asked(fault)
+        log.warning("%s: %s. This stream goes on without stages.", fault.where, fault.found)
         raise StageFault
 
     def doubted(self, found: Problem) -> None:
@@ -148,6 +151,7 @@ class Ladder:
         fault = Fault(found.kind, f"{self._rung.name}, in stages", found.found)
         self.record.fault(fault)
         self._raise_if_asked(fault)
+        log.warning("%s: %s. This stream goes on without them.", fault.where, fault.found)
 
     # One window on the present rung, or a lower one.
 
