@@ -18,7 +18,7 @@ def vocoders(tmp_path_factory: pytest.TempPathFactory) -> list[Vocoder]:
 
 
 def test_odd_calls_end_in_audio_or_a_typed_error(vocoders: list[Vocoder]) -> None:
-    ended = fuzz(vocoders, 3000)
+    ended = fuzz(vocoders, 2000)
     assert set(ended) - {"RunError"} == {"audio", "InputError", "stream"}
     assert ended["audio"] > 500 and ended["InputError"] > 500
 

@@ -28,7 +28,7 @@ BACKENDS = ("torch", "onnxruntime", "openvino")
 NSF = ("nsf_hifigan", "sovits_dec", "sovits_snake")
 FRAMES = 170
 QUICK = settings(
-    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
@@ -162,7 +162,11 @@ def test_a_chain_computes_little_more_than_once(tmp_path: Path) -> None:
     assert per_stage == pytest.approx([float(value) for value in expected], rel=0.06)
 
 
-@pytest.mark.parametrize("name", sorted(presets()))
+TWINS = ("22khz", "v2pro", "sovits_40", "hifigan_v2", "pc_nsf")
+"""Published networks whose layers reach as far as another's."""
+
+
+@pytest.mark.parametrize("name", sorted(name for name in presets() if not any(twin in name for twin in TWINS)))
 def test_published_networks_stream_a_second_at_little_extra_cost(name: str) -> None:
     """Operations of every stage on a block of one second with its context, against the block alone."""
     preset = presets()[name]
