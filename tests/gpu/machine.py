@@ -14,19 +14,12 @@ import torch
 
 import trt_svc
 from trt_svc.backends.base import backends
+from trt_svc.request import PACKAGES as BUILD_PACKAGES
 from trt_svc.request import versions
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (
-    "tensorrt",
-    "tensorrt-cu12",
-    "tensorrt-cu13",
-    "tensorrt-rtx-cu12",
-    "tensorrt-rtx-cu13",
-    "torch-tensorrt",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnx",
+    *BUILD_PACKAGES,
     "triton",
     "cuda-core",
     "cuda-bindings",
