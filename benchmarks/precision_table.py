@@ -13,12 +13,13 @@ from rich.console import Console
 from benchmarks.full_size import CONFIGS, full_size
 from trt_svc.build_config import Precision
 from trt_svc.checkpoints.load import open_checkpoint
+from trt_svc.clips import clip_of
 from trt_svc.difference import Difference, difference, worst
 from trt_svc.graph.check import reference_audio, run_on_cpu
 from trt_svc.graph.rewrites.base import applicable
 from trt_svc.graph.vocoder import graph_from_vocoder
 from trt_svc.noise import Noise
-from trt_svc.sensitivity import RECORDINGS, clip_inputs
+from trt_svc.sensitivity import RECORDINGS
 from trt_svc.vocoders.base import VocoderNet
 
 FRAMES = 96
@@ -33,7 +34,7 @@ def measured(net: VocoderNet, precision: Precision, forms: set[str] = FORMS) -> 
     graph = graph_from_vocoder(net, precision, sorted(forms & set(applicable(net))))
     found = []
     for path in RECORDINGS:
-        inputs = clip_inputs(net, path, FRAMES)
+        inputs = clip_of(net, path, FRAMES).inputs
         made = run_on_cpu(graph, {spec.name: inputs[spec.name].numpy() for spec in graph.inputs})
         found.append(difference(made, reference_audio(net, inputs)))
     return worst(found)

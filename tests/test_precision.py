@@ -9,13 +9,14 @@ import torch
 from tests.nets import SMALL, healthy_small, inputs_of_any_length
 from trt_svc.build_config import Precision
 from trt_svc.checkpoints.load import open_checkpoint
+from trt_svc.clips import clip_of
 from trt_svc.difference import difference
 from trt_svc.errors import ConfigError
 from trt_svc.graph.check import reference_audio, run_on_cpu
 from trt_svc.graph.vocoder import graph_from_vocoder
 from trt_svc.noise import Noise
 from trt_svc.precision import TypedLayer, layers_of, typed
-from trt_svc.sensitivity import RECORDINGS, LayerCost, clip_inputs, precision_report, rounded, smallest_set
+from trt_svc.sensitivity import RECORDINGS, LayerCost, precision_report, rounded, smallest_set
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -32,7 +33,7 @@ def test_fp16_graph_is_close_to_float32(name: str) -> None:
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)
 def test_fp16_demo_voice(recording: object) -> None:
     net = open_checkpoint("demo").net
-    inputs = clip_inputs(net, recording, 256)  # type: ignore[arg-type]
+    inputs = clip_of(net, recording, 256).inputs  # type: ignore[arg-type]
     graph = graph_from_vocoder(net, Precision("fp16"), ("fold-mean",))
     made = run_on_cpu(graph, {spec.name: inputs[spec.name].numpy() for spec in graph.inputs})
     found = difference(made, reference_audio(net, inputs))

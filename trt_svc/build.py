@@ -56,7 +56,7 @@ GATE_MAX_FRAMES = 1000
 
 
 def build_engine(
-    checkpoint: str | Path | Checkpoint,
+    checkpoint: str | Path | Checkpoint | VocoderNet,
     settings: BuildConfig | None = None,
     *,
     config: str | Path | Mapping[str, Any] | None = None,
@@ -66,13 +66,14 @@ def build_engine(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Engine:
-    """The engine of a checkpoint: from the cache where there is one, else built, checked against torch and stored.
+    """The engine of a checkpoint (or of a network): from the cache, else built, checked against torch and stored.
 
     config, family and source are those of `load_vocoder`. `force` builds again whatever the cache holds.
     """
     progress, cache, wanted = progress or Quiet(), cache or EngineCache(), settings or BuildConfig()
-    if isinstance(checkpoint, Checkpoint):
-        return _engine_of(checkpoint, wanted, cache, force, progress)
+    if isinstance(checkpoint, (Checkpoint, VocoderNet)):
+        net = checkpoint.net if isinstance(checkpoint, Checkpoint) else checkpoint
+        return _engine_of(net, wanted, cache, force, progress)
     request = request_for(checkpoint, wanted, config, family, source)
     found = None if force else find_built(cache, request)
     if found is not None:
@@ -84,17 +85,15 @@ def build_engine(
             return found
         progress.stage("reading the checkpoint")
         opened = open_checkpoint(checkpoint, config, family, source)
-        found = _engine_of(opened, wanted, cache, force, progress)
+        found = _engine_of(opened.net, wanted, cache, force, progress)
         if request is not None and request == request_for(checkpoint, wanted, config, family, source):
             # Only if the file is still the one that was read.
             cache.remember(request, found.key)
         return found
 
 
-def _engine_of(
-    checkpoint: Checkpoint, config: BuildConfig, cache: EngineCache, force: bool, progress: Progress
-) -> Engine:
-    net, wanted = checkpoint.net, config.for_family(checkpoint.family)
+def _engine_of(net: VocoderNet, config: BuildConfig, cache: EngineCache, force: bool, progress: Progress) -> Engine:
+    wanted = config.for_family(net.family)
     check_protected(net, wanted)
     if wanted.backend == "auto" and wanted.targets:
         wanted = replace(wanted, backend="tensorrt-rtx")  # nothing else compiles for GPUs that are not here

@@ -21,6 +21,11 @@ EXTRA_OF = {
     "swift_f0": "f0",
     "pyworld": "svc",
     "matplotlib": "bench",
+    "auraloss": "bench",
+    "pesq": "bench",
+    "visqol": "bench",
+    "jinja2": "bench",
+    "scipy": "bench",
 }
 
 

@@ -18,27 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trt_svc.audio import mono, read_audio, resample
 from trt_svc.build_config import Precision
 from trt_svc.checkpoints.locate import DEMO_FOLDER
+from trt_svc.clips import clip_of
 from trt_svc.difference import Difference, difference, worst
-from trt_svc.features.f0.base import PitchTrack, constant_track, f0_estimators
-from trt_svc.features.mel import log_mel
 from trt_svc.graph.check import reference_audio, run_on_cpu
 from trt_svc.graph.vocoder import graph_from_vocoder
-from trt_svc.noise import Noise
-from trt_svc.optional import is_installed
 from trt_svc.precision import layers_of, rule_for
 from trt_svc.progress import Progress, Quiet
 from trt_svc.types import Array
 from trt_svc.vocoders.base import VocoderNet
-from trt_svc.vocoders.healthy import example_inputs
 
 RECORDINGS = (DEMO_FOLDER / "sung.flac", DEMO_FOLDER / "spoken.flac")
 DEFAULT_TARGET_DB = 60.0
 ATTEMPTS = 6
-_PITCH_METHODS = ("swift-f0", "harvest")
-_FALLBACK_HZ = 220.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,7 @@ def precision_report(
     """Measures every layer and chooses the protected ones."""
     progress = progress or Quiet()
     progress.stage("reading the recordings")
-    clips = [clip_inputs(net, path, frames) for path in recordings]
+    clips = [clip_of(net, path, frames).inputs for path in recordings]
     references = [reference_audio(net, clip) for clip in clips]
     progress.stage("rounding one layer at a time")
     costs = sorted(_costs(net, clips, references, progress), key=lambda cost: cost.snr_db)
@@ -102,32 +95,6 @@ def precision_report(
         allowed /= 10 ** (max(target_db - shielded.snr_db, 0.5) / 10)
     names = tuple(path.name for path in recordings)
     return PrecisionReport(net.family, target_db, frames, names, tuple(costs), protected, plain, shielded)
-
-
-def clip_inputs(net: VocoderNet, recording: Path, frames: int) -> dict[str, Tensor]:
-    """The network's inputs for the loudest stretch of a recording; a normal latent where no mel goes in."""
-    if net.spec.mel is None:
-        return example_inputs(net, 1, frames, seed=len(recording.name))
-    audio, rate = read_audio(recording)
-    wave = resample(mono(audio)[None], rate, net.spec.mel.sample_rate)
-    mel = log_mel(wave, net.spec.mel)
-    frames = min(frames, mel.shape[2])
-    level = np.convolve(np.exp(mel[0]).mean(axis=0), np.ones(frames), mode="valid")
-    start = int(np.argmax(level))
-    f0 = _pitch(wave[0], net.spec.mel.sample_rate).at_frames(mel.shape[2], net.spec.hop, net.spec.sample_rate)
-    curve = np.minimum(f0[None, start : start + frames], np.float32(0.9 * net.spec.max_f0_hz))
-    excitation = net.excitation()
-    rendered = excitation.begin(Noise(excitation.fields, (0,))).push(curve, frames)
-    arrays = {"mel": np.ascontiguousarray(mel[:, :, start : start + frames]), **rendered}
-    return {name: torch.from_numpy(value) for name, value in arrays.items()}
-
-
-def _pitch(wave: Array, sample_rate: int) -> PitchTrack:
-    for name in _PITCH_METHODS:
-        method = f0_estimators.get(name)
-        if is_installed(method.module):
-            return method()(wave, sample_rate)
-    return constant_track(_FALLBACK_HZ, wave.shape[-1] / sample_rate)
 
 
 def _costs(

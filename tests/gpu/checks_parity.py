@@ -57,15 +57,16 @@ def half_precision_in_torch(note: Figures, device: str) -> None:
     """The typed network: what a CPU cannot tell about fp16 is its accumulation."""
     from trt_svc.build_config import Precision
     from trt_svc.checkpoints.load import open_checkpoint
+    from trt_svc.clips import clip_of
     from trt_svc.difference import difference
     from trt_svc.graph.check import reference_audio
     from trt_svc.precision import typed
-    from trt_svc.sensitivity import RECORDINGS, clip_inputs
+    from trt_svc.sensitivity import RECORDINGS
 
     net = open_checkpoint("demo").net
     body = typed(net, Precision("fp16")).to(device)
     for path in RECORDINGS:
-        inputs = clip_inputs(net, path, 256)
+        inputs = clip_of(net, path, 256).inputs
         with torch.inference_mode():
             made = body(*[inputs[spec.name].to(device) for spec in net.core_inputs()]).float().cpu().numpy()
         note[f"{path.stem} SNR dB"] = difference(made, reference_audio(net, inputs)).snr_db

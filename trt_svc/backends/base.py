@@ -71,6 +71,8 @@ class Backend(ABC):
     options: ClassVar[frozenset[str]] = frozenset()
     """Compiler options (fields of BuildConfig) that it knows."""
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16")
+    one_profile: ClassVar[bool] = False
+    """Does it take no more than one range of shapes?"""
     folds: ClassVar[tuple[str, ...]] = ("fold-mean", "fold-snake")
     """Rewrites that always pay here (docs/rewrites.md)."""
     default_rewrites: ClassVar[tuple[str, ...]] = ("fold-mean", "fold-snake", "two-phase-conv")

@@ -29,6 +29,7 @@ class TorchTensorRT(Backend):
     name = "torch-tensorrt"
     needs_gpu = True
     options = frozenset({"workspace_bytes"})
+    one_profile = True
 
     def probe(self) -> Probe:
         if not is_installed("torch_tensorrt"):

@@ -19,19 +19,19 @@ def command(
     family: FamilyOption = None,
     source: SourceOption = None,
     backend: Annotated[
-        str | None, typer.Option(help="auto (the fastest here), or one that `doctor` lists. [default: auto]")
+        str | None, typer.Option(help="auto (the fastest here), or one that `doctor` lists. \\[default: auto]")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16, bf16. [default: fp16 for GPUs, fp32 for CPUs]")
+        str | None, typer.Option(help="fp32, fp16, bf16. \\[default: fp16 for GPUs, fp32 for CPUs]")
     ] = None,
     allow_bf16: Annotated[bool, typer.Option("--allow-bf16", help="Accept bf16's noise (near 40 dB).")] = False,
     protect: Annotated[
         list[str] | None, typer.Option(help="Layers kept in float32 (shell pattern; repeatable).", show_default=False)
     ] = None,
     frames: Annotated[
-        str | None, typer.Option(help="MIN:OPT:MAX mel frames, several with commas. [default: by family]")
+        str | None, typer.Option(help="MIN:OPT:MAX mel frames, several with commas. \\[default: by family]")
     ] = None,
-    batch: Annotated[str | None, typer.Option(help="MIN:OPT:MAX. [default: by family]")] = None,
+    batch: Annotated[str | None, typer.Option(help="MIN:OPT:MAX. \\[default: by family]")] = None,
     gpu: Annotated[
         str | None, typer.Option(help="Targets to compile ahead for with tensorrt-rtx, such as sm86,sm89,sm120.")
     ] = None,
@@ -41,11 +41,11 @@ def command(
     rewrites: Annotated[
         str | None,
         typer.Option(
-            help="Graph forms, with commas; none for upstream's. [default: the backend's usual; auto measures]"
+            help="Graph forms, with commas; none for upstream's. \\[default: the backend's usual; auto measures]"
         ),
     ] = None,
     min_snr: Annotated[
-        float | None, typer.Option(help="Quality gate in dB. [default: fp32 100, fp16 45, bf16 35]")
+        float | None, typer.Option(help="Quality gate in dB. \\[default: fp32 100, fp16 45, bf16 35]")
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="YAML file with these settings; options win over it.", show_default=False)

@@ -34,7 +34,7 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         "-c",
-        help="config.json of the checkpoint, or the name of a preset. [default: beside the weights]",
+        help="config.json of the checkpoint, or the name of a preset. \\[default: beside the weights]",
         show_default=False,
     ),
 ]

@@ -20,12 +20,12 @@ def command(
     source: SourceOption = None,
     recording: Annotated[
         list[Path] | None,
-        typer.Option("--recording", "-r", help="What is streamed (repeatable). [default: the demo clips]"),
+        typer.Option("--recording", "-r", help="What is streamed (repeatable). \\[default: the demo clips]"),
     ] = None,
     block: Annotated[float, typer.Option(min=1, max=10000, help="Milliseconds that are pushed at once.")] = 100.0,
     frames: Annotated[
         int | None,
-        typer.Option(min=1, max=20000, help="Frames of each recording, its loudest part. [default: about 2 s]"),
+        typer.Option(min=1, max=20000, help="Frames of each recording, its loudest part. \\[default: about 2 s]"),
     ] = None,
     output: Annotated[
         Path | None,

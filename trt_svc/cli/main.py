@@ -8,6 +8,7 @@ import typer
 
 import trt_svc
 from trt_svc.cli import (
+    bench,
     build_engine,
     convert_checkpoint,
     doctor,
@@ -34,6 +35,7 @@ app.command("vocode")(vocode.command)
 app.command("build-engine")(build_engine.command)
 app.command("precision-report")(precision_report.command)
 app.command("lookahead-curve")(lookahead_curve.command)
+app.add_typer(bench.app, name="bench")
 app.add_typer(engines.app, name="engines")
 
 

@@ -16,7 +16,7 @@ def command(
     source: SourceOption = None,
     recording: Annotated[
         list[Path] | None,
-        typer.Option("--recording", "-r", help="Audio whose mel is used (repeatable). [default: the demo clips]"),
+        typer.Option("--recording", "-r", help="Audio whose mel is used (repeatable). \\[default: the demo clips]"),
     ] = None,
     frames: Annotated[int, typer.Option(min=8, max=2000, help="Mel frames of each recording, its loudest part.")] = 64,
     target: Annotated[float, typer.Option(min=10, max=140, help="SNR in dB that the fp16 engine should have.")] = 60.0,

@@ -1,0 +1,63 @@
+"""torch.compile with its own best settings: static shapes, frozen weights; on GPUs tuned kernels and CUDA graphs."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from trt_svc.bench.contenders.base import Contender, Forms, Opened, Track, contenders
+from trt_svc.bench.contenders.torch_eager import GPU_ONLY, TorchEntrant, module_for, names_of
+from trt_svc.bench.report import Opening
+from trt_svc.bench.subjects import Subject
+
+MAX_SHAPES = 256
+"""Every shape is compiled by itself; torch would stop at eight."""
+COMPILERS = ("g++", "clang++", "c++", "cl")
+
+
+class _WithGraphs(TorchEntrant):
+    """The graph's output is overwritten by its next run: a caller must copy it, so the copy is timed."""
+
+    def run(self, placed: list[Tensor]) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return super().run(placed).clone()
+
+
+class TorchCompile(Contender):
+    name = "torch-compile"
+    precisions = ("fp32", "tf32", "fp16")
+    mode: ClassVar[str] = "max-autotune-no-cudagraphs"
+    entrant: ClassVar[type[TorchEntrant]] = TorchEntrant
+
+    def why_not(self, device: str, precision: str) -> str:
+        if device == "cpu":
+            if not any(shutil.which(name) for name in COMPILERS):
+                return "it needs a C++ compiler, and none is on the path"
+            return GPU_ONLY.get(precision, "")
+        return ""
+
+    def open(self, subject: Subject, track: Track, precision: str, forms: Forms) -> Opened:
+        started = time.perf_counter()
+        torch._dynamo.config.recompile_limit = MAX_SHAPES
+        # Autotuning on CPUs compares templates for matrix products only: there are hardly any here.
+        how: dict[str, Any] = {"options": {"freezing": True}} if track.device == "cpu" else {"mode": self.mode}
+        module = torch.compile(module_for(subject.net, precision, track.device), dynamic=False, **how)
+        entrant = self.entrant(module, names_of(subject.net), track.device, precision)
+        return Opened(entrant, Opening(load_s=time.perf_counter() - started), torch.get_num_threads())
+
+
+class TorchCompileGraphs(TorchCompile):
+    name = "torch-compile-cuda-graphs"
+    mode = "max-autotune"
+    entrant = _WithGraphs
+
+    def why_not(self, device: str, precision: str) -> str:
+        return "CUDA graphs need a GPU" if device == "cpu" else super().why_not(device, precision)
+
+
+contenders.register("torch-compile")(TorchCompile())
+contenders.register("torch-compile-cuda-graphs")(TorchCompileGraphs())
