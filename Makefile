@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test lint unit parity compile-matrix precision rewrites cache-torture fuzz faults long-take stream-cost bench gpu-validation docs lookahead-curve evaluate clean
+.PHONY: setup demo test lint unit parity compile-matrix precision rewrites cache-torture fuzz faults long-take stream-cost bench gpu-validation docs lookahead-curve evaluate bench-quick bench-cpu bench-gpu bench-truth readme-tables clean
 
 setup: $(READY)
 
@@ -62,8 +62,23 @@ stream-cost: setup     ## what streams compute twice, for every published networ
 	$(BIN)/python -m benchmarks.stream_cost > docs/stream-cost.md.part
 	mv docs/stream-cost.md.part docs/stream-cost.md
 
-bench: setup           ## timings of the vocoders on this machine
+bench: setup           ## the contenders under pytest-benchmark (some minutes)
 	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+bench-quick: setup     ## the demo voice raced: benchmarks/reports/quick (two minutes)
+	$(BIN)/trt-svc bench --recipe quick -o benchmarks/reports/quick
+
+bench-cpu: setup       ## the reference cases on this machine's CPU: benchmarks/reports/cpu (most of an hour)
+	$(BIN)/trt-svc bench --recipe cpu -o benchmarks/reports/cpu
+
+bench-gpu: setup       ## every reference case on this machine's GPU: benchmarks/reports/gpu
+	$(BIN)/trt-svc bench --recipe gpu -o benchmarks/reports/gpu
+
+bench-truth: setup     ## does the harness tell the truth? known sleeps, known noise, cheats, on the real clock
+	$(BIN)/python -m benchmarks.truth
+
+readme-tables: setup   ## the tables of README.md and docs/benchmarks.md from benchmarks/reports
+	$(BIN)/python -m benchmarks.readme_tables
 
 gpu-validation: setup  ## every check that needs a GPU; says "skipped" where there is none
 	$(BIN)/python -m tests.gpu.validate

@@ -47,12 +47,12 @@ def test_contenders_for_cpus_stay_out_of_a_race_on_a_gpu() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler warns of torch's own parts
 @pytest.mark.parametrize("name", HERE)
 def test_a_contender_sounds_like_the_reference(name: str, tmp_path: Path) -> None:
-    subject = subject_of("nsf_hifigan", tmp_path)
+    subject = subject_of("hifigan", tmp_path)
     track = Track("cpu", (ShapeRange(8, 8, FRAMES),), ShapeRange(1, 1, BATCH))
     contender = contenders.get(name)
     for forms in contender.forms(subject, ["plain", "usual"]):
         entry = Entry(name, "fp32", forms)
-        open_entry(entry, subject, track, 1, 8)
+        open_entry(entry, subject, track, BATCH, FRAMES)
         assert not entry.failure
         assert entry.entrant is not None
         given = subject.inputs(BATCH, FRAMES).draw()

@@ -43,6 +43,16 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def writable_folder(path: Path) -> None:
+    """Makes a folder and tries to write there: better now than after the work."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as err:
+        raise _unwritable(path, err) from err
+
+
 def _unwritable(path: Path, err: OSError) -> OutputError:
     found = f"it cannot be created there ({err.strerror or err})."
     return OutputError(f"writing {shown(str(path))}", found, "Choose another place, or check rights and space.")

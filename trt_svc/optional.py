@@ -20,6 +20,7 @@ EXTRA_OF = {
     "pynvml": "gpu",
     "swift_f0": "f0",
     "pyworld": "svc",
+    "parselmouth": "svc",
     "matplotlib": "bench",
     "auraloss": "bench",
     "pesq": "bench",

@@ -19,6 +19,7 @@ from trt_svc.registry import did_you_mean
 EXAMPLES = "See configs/bench/ for examples."
 SUFFIXES = (".yaml", ".yml")
 DEFAULT_SECONDS = (1.0, 5.0)
+PrecisionName = Literal["auto", "fp32", "tf32", "fp16", "bf16"]
 GATES_DB = {"fp32": 90.0, "tf32": 45.0, "fp16": 45.0, "bf16": 35.0}
 
 
@@ -40,7 +41,7 @@ class NetworkCase(_Strict):
     batch: tuple[Annotated[int, Field(ge=1, le=256)], ...] = (1,)
     contenders: tuple[str, ...] | None = None
     """Only these, in place of the recipe's."""
-    precisions: tuple[str, ...] | None = None
+    precisions: tuple[PrecisionName, ...] | None = None
     budget_s: float | None = None
 
     @model_validator(mode="after")
@@ -63,7 +64,7 @@ class Recipe(_Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     networks: Annotated[tuple[NetworkCase, ...], Field(min_length=1)]
     contenders: tuple[str, ...] = ("all",)
-    precisions: tuple[str, ...] = ("auto",)
+    precisions: tuple[PrecisionName, ...] = ("auto",)
     """auto: fp32 on CPUs; fp32, tf32 and fp16 on GPUs."""
     forms: tuple[Literal["plain", "usual", "all"], ...] = ("plain", "usual")
     """Engines of the graph as exported, of each backend's usual rewrites, of all that compete."""

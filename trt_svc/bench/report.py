@@ -105,6 +105,7 @@ class Row(Record):
     forms: tuple[str, ...] | None = None
     """Rewrites in its graph: () is the graph as exported, null where there is no graph."""
     threads: int | None = None
+    """None: the runtime's own choice."""
     status: Literal["measured", "refused"]
     reason: str = ""
     """Why it is refused."""
@@ -230,7 +231,7 @@ class Provenance(Record):
     affinity: tuple[int, ...]
     """Cores that the process may use."""
     threads: int
-    """Of torch; other runtimes use as many."""
+    """Of torch; other runtimes choose for themselves."""
     memory_bytes: int | None = None
     load: tuple[float, ...] = ()
     """Load average of the machine when the run began."""

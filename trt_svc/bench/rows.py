@@ -81,6 +81,7 @@ def _waveform(lap: Lap) -> Waveform | None:
 def _rates(raced: RacedCell, entry: Entry, latency: Latency, gflop: float, probes: Probes) -> dict[str, object]:
     seconds = latency.median_s
     peak = probes.gflops.get(entry.precision, probes.gflops["fp32"])
+    roof = probes.highest(entry.precision)
     width = 2 if entry.precision in HALVES else 4
     return {
         "latency": latency,
@@ -89,7 +90,7 @@ def _rates(raced: RacedCell, entry: Entry, latency: Latency, gflop: float, probe
         "rtf": seconds / raced.audio_s,
         "gflops": gflop / seconds,
         "percent_of_peak": 100 * gflop / seconds / peak,
-        "percent_of_roofline": 100 * raced.cost.least_s(peak, probes.copy_gb_per_s, width) / seconds,
+        "percent_of_roofline": 100 * raced.cost.least_s(roof, probes.copy_gb_per_s, width) / seconds,
         "energy_j": raced.energy_j.get(entry.label),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,8 +21,10 @@ from trt_svc.bench.race import Entrant, Inputs, race
 from trt_svc.bench.recipe import NetworkCase, Recipe
 from trt_svc.bench.report import REPORT, LeftOut, Network, Provenance, Report, write_report
 from trt_svc.bench.rows import RacedCell, cell_of
-from trt_svc.bench.subjects import Subject, opened_subject, recording_named
+from trt_svc.bench.subjects import Subject, is_checkpoint, opened_subject, recording_named
+from trt_svc.checkpoints.locate import locate
 from trt_svc.errors import BackendUnavailable, InputError
+from trt_svc.files import writable_folder
 from trt_svc.progress import Progress, Quiet
 from trt_svc.timing import seconds_of
 
@@ -34,15 +36,26 @@ def run_recipe(recipe: Recipe, folder: Path, command: str = "", progress: Progre
 
     Ctrl-C ends the race; what was finished by then is reported.
     """
+    check(recipe)
+    writable_folder(folder)
     run = _Run(recipe, folder, device_for(recipe), provenance(command), progress or Quiet())
     try:
         for case in recipe.networks:
             run.add(case)
     except KeyboardInterrupt:
         run.stopped = True
-        if not run.cells:
+        if not run.networks:
             raise
     return run.report()
+
+
+def check(recipe: Recipe) -> None:
+    """Refuses at once what would end the race an hour later."""
+    recording_named(recipe.listen)
+    for case in recipe.networks:
+        if is_checkpoint(case.network):
+            locate(case.network)
+        starters_of(recipe, case, "cpu")
 
 
 def device_for(recipe: Recipe) -> str:
@@ -163,5 +176,4 @@ def _joules(entrant: Entrant, inputs: Inputs) -> float | None:
         entrant.run(placed)
         finish(entrant.device)
 
-    run: Callable[[], None] = call
-    return joules_per_call(run, entrant.device)
+    return joules_per_call(call, entrant.device)

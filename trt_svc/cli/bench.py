@@ -95,7 +95,7 @@ def command(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Folder of the report. \\[default: build/bench/RECIPE]", show_default=False
+            "--output", "-o", help="Folder of the report. \\[default: bench-reports/RECIPE]", show_default=False
         ),
     ] = None,
     dry_run: Annotated[
@@ -130,12 +130,12 @@ def command(
         if dry_run:
             _dry(chosen, output, as_json)
             return
-        folder = output or Path("build") / "bench" / chosen.name
-        report = _raced(chosen, folder, as_json)
+        folder = output or Path("bench-reports") / chosen.name
+        report, note = _raced(chosen, folder, as_json)
         if as_json:
             print_json({**report.as_dict(), "output": str(folder)})
         else:
-            _print(report, folder)
+            _print(report, folder, note)
         if report.stopped:
             raise typer.Exit(INTERRUPTED)
 
@@ -179,27 +179,22 @@ def _settled(what: list[str], recipes: list[str], case: dict[str, Any], settings
         read = joined([read_recipe(name) for name in named]).model_dump(exclude_unset=True)
         base = {**read, "networks": [*read["networks"], *networks]}
     elif networks:
-        base = {"name": "bench-" + _file_name("+".join(what)), "networks": networks}
+        base = {"name": _file_name("+".join(Path(word).name for word in what)), "networks": networks}
     else:
         raise InputError("a race", "nothing was named.", "Give a checkpoint, or --recipe quick.")
-    if "frames" in case or "seconds" in case:
-        lengths = ("frames", "seconds")
-        base["networks"] = [{k: v for k, v in network.items() if k not in lengths} for network in base["networks"]]
-    networks_with = [{**network, **case} for network in base["networks"]]
-    if "contenders" in settings:
-        networks_with = [{k: v for k, v in network.items() if k != "contenders"} for network in networks_with]
-    if settings.get("budget_s"):
-        networks_with = [{k: v for k, v in network.items() if k != "budget_s"} for network in networks_with]
-    return {**base, **settings, "networks": networks_with}
+    # What an option says holds for all networks, whatever the recipe says of one.
+    said = {*case, *settings} | ({"frames", "seconds"} if {"frames", "seconds"} & set(case) else set())
+    plain = [{key: value for key, value in network.items() if key not in said} for network in base["networks"]]
+    return {**base, **settings, "networks": [{**network, **case} for network in plain]}
 
 
 def _file_name(text: str) -> str:
     from trt_svc.bench.listen import slug
 
-    return slug(Path(text).name)
+    return slug(text)
 
 
-def _raced(recipe: Recipe, folder: Path, quiet: bool) -> Report:
+def _raced(recipe: Recipe, folder: Path, quiet: bool) -> tuple[Report, str]:
     from trt_svc.bench.publish import publish
     from trt_svc.bench.run import run_recipe
 
@@ -207,8 +202,8 @@ def _raced(recipe: Recipe, folder: Path, quiet: bool) -> Report:
     with shown_stages(quiet) as progress:
         report = run_recipe(recipe, folder, command_line, progress)
         progress.stage("writing the report")
-        publish(report, folder)
-    return report
+        note = publish(report, folder)
+    return report, note
 
 
 def _dry(recipe: Recipe, folder: Path | None, as_json: bool) -> None:
@@ -231,7 +226,7 @@ def _dry(recipe: Recipe, folder: Path | None, as_json: bool) -> None:
     out.print(escape(plan.sentence()), highlight=False, soft_wrap=True)
 
 
-def _print(report: Report, folder: Path) -> None:
+def _print(report: Report, folder: Path, note: str) -> None:
     for cell in report.cells:
         out.print(_grid(cell))
         for row in cell.rows:
@@ -240,7 +235,10 @@ def _print(report: Report, folder: Path) -> None:
     if report.left_out:
         names = ", ".join(f"{left.contender} {left.precision or ''}".strip() for left in report.left_out)
         out.print(f"left out (the report says why): {escape(names)}", highlight=False)
-    out.print(f"wrote {escape(folder)}: report.html, report.md, report.json", highlight=False, soft_wrap=True)
+    if note:
+        out.print(f"[yellow]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
+    names = "report.md, report.json" if note else "report.html, report.md, report.json"
+    out.print(f"wrote {escape(folder)}: {names}", highlight=False, soft_wrap=True)
 
 
 WIDE = 110

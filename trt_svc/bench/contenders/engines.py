@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -115,7 +114,7 @@ def _opened(subject: Subject, track: Track, backend: str, precision: str, forms:
     started = time.perf_counter()
     runner = backends.get(engine.backend)().open(files, track.device)
     load_s = time.perf_counter() - started
-    return Opened(EngineEntrant(runner), _opening(engine, built_s, load_s), os.cpu_count())
+    return Opened(EngineEntrant(runner), _opening(engine, built_s, load_s))
 
 
 def _ranges(subject: Subject, track: Track, backend: str) -> tuple[ShapeRange, ...]:
