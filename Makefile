@@ -27,8 +27,9 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# One process per core, one thread each: most tests are too small to share out their work.
 unit: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 parity: setup          ## rewrites docs/parity.md from the golden data
 	$(BIN)/python -m tests.parity > docs/parity.md.part

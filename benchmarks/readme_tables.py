@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trt_svc.bench import words
 from trt_svc.bench.report import Cell, Report, Row, read_report
+from trt_svc.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "benchmarks" / "reports"
@@ -38,11 +39,16 @@ def reports() -> list[Report]:
 
 
 def speed() -> str:
-    """One shape per network."""
-    found = [(report, cell) for report in reports() for cell in report.cells]
-    return _table(
-        [_line(cell) for _, cell in found if README_CELLS.get(cell.network) == cell.frames and cell.batch == 1]
-    )
+    """One shape per network; raises where one of them is in no report, rather than leaving it out."""
+    cells = [cell for report in reports() for cell in report.cells if cell.batch == 1]
+    found = [cell for cell in cells if README_CELLS.get(cell.network) == cell.frames]
+    absent = README_CELLS.keys() - {cell.network for cell in found}
+    if absent:
+        shapes = ", ".join(f"{name} with {README_CELLS[name]} frames" for name in sorted(absent))
+        raise InputError(
+            "the table of the README", f"no report has {shapes}.", "Run the recipes, or change README_CELLS."
+        )
+    return _table([_line(cell) for cell in found])
 
 
 def all_cells() -> str:
@@ -102,18 +108,18 @@ def _table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _line(cell: Cell) -> list[str]:
-    fastest, upstream = words.fastest(cell), next(row for row in cell.rows if words.is_upstream(row))
-    eager = words.MISSING if upstream.latency is None else f"{words.milliseconds(upstream.latency.median_s)} ms"
+    fastest, upstream = words.fastest(cell), [row for row in words.measured(cell) if words.is_upstream(row)]
+    eager = f"{words.milliseconds(words.median_s(upstream[0]))} ms" if upstream else words.MISSING
     start = [cell.network, words.shape(cell.frames, cell.batch), f"{words.three(cell.audio_s)} s", eager]
-    return [*start, *(_best(fastest) if fastest else ["refused", *[words.MISSING] * 5])]
+    return [*start, *(_best(fastest) if fastest else [words.REFUSED, *[words.MISSING] * 5])]
 
 
 def _best(row: Row) -> list[str]:
     ratio, heard, latency = row.over_upstream, row.waveform, row.latency
     assert heard is not None and latency is not None
     return [
-        f"{row.label}, {words.milliseconds(latency.median_s)} ms",
-        f"{words.times(ratio)} {words.interval(ratio)}" if ratio else "upstream",
+        f"{words.name_of(row)}, {words.milliseconds(latency.median_s)} ms",
+        f"{words.times(ratio)} {words.interval(ratio)}" if ratio else words.no_ratio(row),
         words.three(row.rtf),
         words.three(row.percent_of_peak),
         words.with_unit(heard.snr_db),
@@ -124,9 +130,12 @@ def _best(row: Row) -> list[str]:
 def _against_upstream(row: Row | None) -> str:
     if row is None:
         return words.MISSING
-    if row.latency is None:
-        return "refused"
-    return "1" if row.over_upstream is None else words.times(row.over_upstream)
+    if row.status == "refused" or row.latency is None:
+        return words.REFUSED
+    chosen = f" ({row.chosen})" if row.chosen else ""
+    if row.over_upstream is None:
+        return f"{'1' if words.is_upstream(row) else words.MISSING}{chosen}"
+    return f"{words.times(row.over_upstream)}{chosen}"
 
 
 def _origin(report: Report) -> str:

@@ -70,6 +70,15 @@ class Late(Wrapped):
         return buffer
 
 
+class Spinning(Wrapped):
+    """Leaves a thread behind that is busy for a while, as some runtimes do."""
+
+    def run(self, placed: Any) -> Any:
+        made, end = super().run(placed), time.perf_counter() + 0.05
+        threading.Thread(target=lambda: [None for _ in iter(lambda: time.perf_counter() < end, False)]).start()
+        return made
+
+
 class Cached(Wrapped):
     answer: Array | None = None
 
@@ -108,10 +117,11 @@ class Answer:
 
 def answers() -> list[Answer]:
     with opened_subject("demo") as subject:
-        opened = contenders.get(UPSTREAM).open(subject, Track("cpu", (), None), "fp32", None)
+        opened = contenders.get(UPSTREAM).prepare(subject, Track("cpu", (), None), "fp32", None)()
         honest = opened.entrant
         upright: dict[str, Entrant] = {
             "again": Wrapped(honest),
+            "spinning": Spinning(honest),
             "slowed": Sleeping(honest, DELAY_S),
             **{f"noise {level}": Wrapped(honest, noisy(level)) for level in NOISE_DB},
         }

@@ -163,7 +163,7 @@ def _row(number: int, medians: Mapping[int, float], gflop: float, audio_s: float
     if number not in medians:
         return refused(**known)
     median = medians[number]
-    others = {label_of(other): seconds for other, seconds in medians.items() if other != number}
+    others = {label_of(other): s for other, s in medians.items() if CONTENDERS[other][0] != contender}
     fastest = min(others, key=others.__getitem__)
     return Row(
         **known,

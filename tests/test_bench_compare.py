@@ -20,7 +20,7 @@ from trt_svc.bench.history import ABSENT, BARS, REFUSED, history
 from trt_svc.bench.quality.base import metrics
 from trt_svc.bench.report import LeftOut, Network, Report, Row, Rules, write_report
 from trt_svc.bench.statistics import latency_of, ratio_of
-from trt_svc.cli import bench_compare, bench_history
+from trt_svc.cli import bench_compare, bench_history, console
 from trt_svc.errors import InputError
 
 NAME, UPSTREAM, OURS = "made_up_nsf", "torch fp32", "openvino fp32"
@@ -34,8 +34,14 @@ app.command("compare")(bench_compare.command)
 app.command("history")(bench_history.command)
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables fold names where there is no room."""
+    monkeypatch.setattr(console.out, "_width", 220)
+
+
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "220"})
+    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 def only_nsf(**changes: Any) -> Network:
@@ -216,6 +222,8 @@ def test_rows_that_came_or_went_are_seen_but_do_not_fail() -> None:
     }
     assert not found.failed
     assert not found.gains
+    assert [one.key.label for one in found.missing] == [OURS, "openvino bf16"]
+    assert found.as_dict()["missing"] == 2
 
 
 def _gone() -> LeftOut:
@@ -267,12 +275,38 @@ def test_graphs_rewritten_in_another_way_are_other_rows() -> None:
 def test_other_weights_are_another_network() -> None:
     def with_gan(**changes: Any) -> Report:
         cells = (*steady().cells, cell("made_up_gan", 64, 1))
-        return steady(cells=cells, networks=(only_nsf(), network("made_up_gan", trained=False, **changes)))
+        return steady(cells=cells, networks=(only_nsf(), network("made_up_gan", trained=True, **changes)))
 
     found = compare(with_gan(), with_gan(weights_sha256="cd" * 32))
     assert {one.key.network for one in found.rows} == {NAME}
     assert "made_up_gan has other weights now: its rows are not compared" in found.notes
     assert {heard.network for heard in found.listening} == {NAME}
+
+
+def drawn(**changes: Any) -> Report:
+    """A published config, its weights drawn at random."""
+    return steady(networks=(network(NAME, **{"trained": False, **changes}),))
+
+
+def test_random_weights_of_two_machines_are_the_same_network() -> None:
+    """They differ in their last bits."""
+    found = compare(drawn(), drawn(weights_sha256="cd" * 32))
+    assert {one.key.label: one.state for one in found.rows} == dict.fromkeys(SPEEDS, "compared")
+    (note,) = found.notes
+    assert note == (
+        f"{NAME}: weights drawn at random in both, not the same to the last bit; matched by name and parameters"
+    )
+    assert found.listening
+    for other in ({"trained": True}, {"parameters": 5}):
+        with pytest.raises(InputError, match="made_up_nsf: other weights"):
+            compare(drawn(), drawn(weights_sha256="cd" * 32, **other))
+
+
+def test_another_choice_of_auto_is_noted() -> None:
+    seconds = latency_of([0.1, 0.11, 0.1])
+    pair = [report(row("auto fp32", chosen=name, latency=seconds)) for name in ("onnxruntime", "openvino")]
+    assert "auto chose otherwise: onnxruntime → openvino" in compare(*pair).notes
+    assert not compare(pair[0], pair[0]).notes
 
 
 def test_reports_without_a_row_in_common_are_refused() -> None:
@@ -452,6 +486,12 @@ def test_new_weights_are_noted(tmp_path: Path) -> None:
     assert history([tmp_path]).notes == ("made_up_nsf had 2 different sets of weights in these runs",)
 
 
+def test_the_last_bits_of_random_weights_are_not(tmp_path: Path) -> None:
+    saved(tmp_path, "a", drawn())
+    saved(tmp_path, "b", drawn(weights_sha256="cd" * 32))
+    assert history([tmp_path]).notes == ()
+
+
 # The commands.
 
 
@@ -559,6 +599,7 @@ def test_rows_in_one_report_only_are_listed_by_reason(folders: Callable[..., tup
     result = run("compare", before, after)
     assert result.exit_code == 0
     assert f"missing: 5 rows of {NAME} ({', '.join(SPEEDS)}): that shape was not benchmarked there" in result.output
+    assert "0 regressions, 0 gains, 5 rows are missing, 5 rows unchanged" in result.output
 
 
 def test_refusals_are_told_with_their_reason(folders: Callable[..., tuple[Path, Path]]) -> None:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import readme_tables
 from tests.bench_reports import (
     cell,
     latency,
@@ -244,15 +245,91 @@ def test_the_fastest_names_its_rival() -> None:
     column = [shown(name) for name in table[0]].index("x fastest other [95 %]")
     assert fastest[2] == "**onnxruntime fp32 + folded, subpixel**"
     assert "vs openvino bf16" in fastest[column]
-    assert "vs" not in upstream[column]
+    assert "vs onnxruntime fp32 + folded, subpixel" in upstream[column]
+
+
+def test_the_fastest_other_is_told_as_the_rows_have_it() -> None:
+    """Reports of earlier versions compare with other forms of the same contender."""
+    report = small_report()
+    assert "is the fastest row of another contender in its shape" in facts.how_measured(report)
+    one = report.cells[0]
+    own = one.rows[3].model_copy(update={"over_fastest_other": ratio(1.2, one.rows[2].label)})
+    older = tiny_report(own)
+    older = older.model_copy(update={"cells": (one.model_copy(update={"rows": (*one.rows[:3], own)}),)})
+    assert "the fastest other of a row is the one that the row names;" in facts.how_measured(older)
+    plain = one.rows[2].model_copy(update={"over_fastest_other": ratio(0.8, own.label)})
+    alone = older.model_copy(update={"cells": (one.model_copy(update={"rows": (plain, own)}),)})
+    assert "or of its own where there is no other" in facts.how_measured(alone)
+
+
+@pytest.mark.parametrize(("rounds", "marked"), [(99, True), (100, False)])
+def test_a_hundredth_of_few_rounds_is_their_longest(rounds: int, marked: bool) -> None:
+    row = small_report().cells[0].rows[3].model_copy(update={"latency": latency(0.1, rounds=rounds)})
+    assert row.latency is not None
+    text = markdown_of(tiny_report(row))
+    (table,) = speed_tables(text)
+    longest = words.milliseconds(max(row.latency.seconds))
+    assert table[0][5] == "p99 ms"
+    assert table[-1][5] == (f"{longest}¹" if marked else words.milliseconds(row.latency.p99_s))
+    assert "¹ With fewer than 100 rounds, their longest." in text, "upstream has 15"
+
+
+def test_what_auto_chose_is_behind_its_label(tmp_path: Path) -> None:
+    row = (
+        small_report().cells[0].rows[3].model_copy(update={"contender": "auto", "forms": None, "chosen": "onnxruntime"})
+    )
+    report = tiny_report(row)
+    text, page = markdown_of(report), page_of(report, tmp_path)
+    assert words.headline_words(words.headline(report, report.networks[0])).startswith("auto fp32 (onnxruntime): ")
+    told = [line[0] for table in (*speed_tables(text), *steadiness_tables(text)) for line in [table[-1][2:]]]
+    assert told == ["**auto fp32 (onnxruntime)**"] * 2
+    assert [line[0].strip() for line in page.rows].count("auto fp32 (onnxruntime)") == 3, "speed, steadiness, opening"
+    assert " ".join(page.texts).count("auto fp32 (onnxruntime)") > 6, "plots too"
+    dots = [one.get("style") for one in page.found("span") if one.get("class") == "dot"]
+    assert dots.count("--dot: var(--c1)") == 4, "as its plots: card, speed, steadiness, opening"
+
+
+def upstream_refused() -> Report:
+    """Nothing to compare the other rows with."""
+    one = cell("made_up_nsf", 64, 1)
+    upstream = refused(contender="torch", precision="fp32", reason="half of its interval is 40 % of the median")
+    rows = (*(row.model_copy(update={"over_upstream": None}) for row in one.rows[1:5]), upstream)
+    return tiny_report(cells=(one.model_copy(update={"rows": rows}),))
+
+
+def test_without_a_time_of_upstream_no_ratio_to_it_is_made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = upstream_refused()
+    text = markdown_of(report)
+    (table,) = speed_tables(text)
+    column = [shown(name) for name in table[0]].index("x upstream [95 %]")
+    assert {line[column] for line in table[2:6]} == {"–²"}
+    assert table[6][3].startswith("**refused**")
+    assert "² No valid time of upstream." in text
+    assert "no valid time of upstream" in words.headline_words(words.headline(report, report.networks[0]))
+    page = page_of(report, tmp_path)
+    assert "no valid time of upstream" in " ".join(page.texts)
+    for texts in (text, " ".join(page.texts)):
+        assert "upstream itself" not in texts
+    names = [plot.name for plot in figures.plots_of(report, report.networks[0], "n")]
+    assert names == ["opening", "call", "rounds"], "no point of quality against speed"
+    monkeypatch.setattr(readme_tables, "reports", lambda: [report])
+    assert [line.split(" | ")[3:6] for line in readme_tables.all_cells().splitlines() if "made_up_nsf" in line] == [
+        [
+            "–",
+            "onnxruntime fp32 + folded, subpixel, "
+            + f"{words.milliseconds(words.median_s(report.cells[0].rows[2]))} ms",
+            "no valid time of upstream",
+        ]
+    ]
+    assert readme_tables.all_rows().splitlines()[-1] == "| made_up_nsf | 64 frames | – | – | – | – | refused |"
 
 
 def test_missing_figures_have_footnotes() -> None:
     row = small_report().cells[0].rows[3].model_copy(update={"percent_of_peak": None, "over_fastest_other": None})
     text = markdown_of(tiny_report(row))
-    assert "–¹" in text
-    assert "¹ No other valid row to compare with." in text
-    assert "² No peak was measured for this type." in text
+    assert "–²" in text
+    assert "² No other valid row to compare with." in text
+    assert "³ No peak was measured for this type." in text
 
 
 def test_metrics_have_titles_units_and_directions() -> None:

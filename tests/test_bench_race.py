@@ -43,8 +43,8 @@ class Clock:
     def __call__(self) -> float:
         return self.now_s
 
-    def pause(self, seconds: float) -> None:
-        self.now_s += seconds
+    def settle(self) -> None:
+        self.now_s += 0.005
         for work in self.pending:
             work()
         self.pending.clear()
@@ -163,7 +163,7 @@ class NotFinite(Honest):
 def raced(entrants: Mapping[str, Entrant], clock: Clock, precision: str = "fp32", pace: Pace = PACE) -> Cell:
     """A cell of these beside the honest reference, on a device twice as quick as an honest contender needs."""
     everybody = {REFERENCE: Honest(clock, seed=99), **{f"{name} {precision}": e for name, e in entrants.items()}}
-    laps = race(everybody, REFERENCE, SUBJECT.inputs(BATCH, FRAMES), pace, clock, clock.pause)
+    laps = race(everybody, REFERENCE, SUBJECT.inputs(BATCH, FRAMES), pace, clock, clock.settle)
     entries = [Entry("torch", "fp32", None), *(Entry(name, precision, None) for name in entrants)]
     peak = 2 * COST.gflop / HONEST_S
     probes = Probes("cpu", gflops={"fp32": peak}, copy_gb_per_s=10.0)
@@ -217,6 +217,74 @@ def test_cheats_are_refused(cheat: type[Honest], reason: str) -> None:
     assert found.status == "refused"
     assert reason in found.reason
     assert found.latency is None
+
+
+class Previous(Honest):
+    """Hands over what it made in the round before."""
+
+    answer: Array | None = None
+
+    def made(self, placed: Any) -> Any:
+        before, self.answer = self.answer, audio_of(placed)
+        return self.answer if before is None else before
+
+
+@pytest.mark.parametrize("frames", [2, 24, 97, 98, 256])
+def test_the_answer_of_the_round_before_is_refused(frames: int) -> None:
+    clock = Clock()
+    laps = race(
+        {"a": Honest(clock), "previous": Previous(clock)}, "a", SUBJECT.inputs(1, frames), PACE, clock, clock.settle
+    )
+    found = laps["previous"].worst
+    assert found is not None and found.snr_db < GATES_DB["bf16"]
+
+
+def test_a_part_repeated_is_refused_in_long_inputs_and_batches() -> None:
+    """Inputs are made of examples; none of them may come twice."""
+    mel = SUBJECT.inputs(3, 1024).draw()["mel"]
+    for start in range(256, 1024, 256):
+        for shift in range(0, 256, 8):
+            part = np.roll(mel[0, :, :256], shift, axis=1)
+            assert np.abs(part - mel[0, :, start : start + 256]).mean() > 0.01
+    assert np.abs(mel[0] - mel[1]).mean() > 0.1 and np.abs(mel[1] - mel[2]).mean() > 0.1
+
+
+def test_nobody_is_measured_without_a_reference() -> None:
+    class Dying(Honest):
+        calls = 0
+
+        def made(self, placed: Any) -> Any:
+            self.calls += 1
+            if self.calls > 6:
+                raise RuntimeError("out of memory")
+            return audio_of(placed)
+
+    clock = Clock()
+    laps = race({"a": Dying(clock), "b": Honest(clock)}, "a", SUBJECT.inputs(1, 8), PACE, clock, clock.settle)
+    assert laps["a"].failure
+    entries = (Entry("a", "fp32", None), Entry("b", "fp32", None))
+    named = {"a fp32": laps["a"], "b fp32": laps["b"]}
+    probes = Probes("cpu", gflops={"fp32": 1e9}, copy_gb_per_s=10.0)
+    cell = cell_of(RacedCell("test", 8, 1, 1.0, COST, 0.0, entries, named, {}, {}), probes, RULES)
+    assert [found.status for found in cell.rows] == ["refused", "refused"]
+
+
+def test_a_race_goes_on_while_a_median_is_unsteady() -> None:
+    class Settling(Honest):
+        """Its first rounds are all over the place."""
+
+        calls = 0
+
+        def run(self, placed: Any) -> Any:
+            self.calls += 1
+            self.clock.now_s += HONEST_S * (1 + (self.random.random() * 4 if self.calls < 8 else 0))
+            return audio_of(placed)
+
+    clock = Clock()
+    pace = Pace(min_rounds=3, max_rounds=200, budget_s=1.0)
+    unsteady = race({"a": Settling(clock)}, "a", SUBJECT.inputs(1, 8), pace, clock, clock.settle)["a"]
+    steady = race({"a": Honest(clock)}, "a", SUBJECT.inputs(1, 8), pace, clock, clock.settle)["a"]
+    assert len(unsteady.seconds) > len(steady.seconds)
 
 
 def test_work_outside_the_clock_is_refused_by_arithmetic() -> None:
@@ -301,7 +369,7 @@ def test_every_round_runs_everybody_once_in_changing_order() -> None:
             return super().run(placed)
 
     names = ["a", "b", "c"]
-    race({name: Named(name) for name in names}, "a", SUBJECT.inputs(1, 8), Pace(10, 10), clock, clock.pause)
+    race({name: Named(name) for name in names}, "a", SUBJECT.inputs(1, 8), Pace(10, 10), clock, clock.settle)
     rounds = [tuple(part) for part in itertools.batched(calls, 3)] if hasattr(itertools, "batched") else [
         tuple(calls[i : i + 3]) for i in range(0, len(calls), 3)
     ]  # fmt: skip
@@ -312,9 +380,9 @@ def test_every_round_runs_everybody_once_in_changing_order() -> None:
 
 def test_the_budget_ends_the_race_but_not_before_the_least_rounds() -> None:
     clock = Clock()
-    laps = race({"a": Honest(clock, 10.0)}, "a", SUBJECT.inputs(1, 8), Pace(3, 40, budget_s=1.0), clock, clock.pause)
+    laps = race({"a": Honest(clock, 10.0)}, "a", SUBJECT.inputs(1, 8), Pace(3, 40, budget_s=1.0), clock, clock.settle)
     assert len(laps["a"].seconds) == 3
-    laps = race({"a": Honest(clock, 0.1)}, "a", SUBJECT.inputs(1, 8), Pace(3, 40, budget_s=1.0), clock, clock.pause)
+    laps = race({"a": Honest(clock, 0.1)}, "a", SUBJECT.inputs(1, 8), Pace(3, 40, budget_s=1.0), clock, clock.settle)
     assert 3 < len(laps["a"].seconds) < 40
 
 

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from trt_svc.bench.listen import slug
 from trt_svc.bench.publish import publish
 from trt_svc.bench.recipe import NetworkCase, Recipe
 from trt_svc.bench.report import MARKDOWN, PAGE, REPORT, read_report
 from trt_svc.bench.run import run_recipe
 from trt_svc.checkpoints.locate import DEMO_FOLDER
 from trt_svc.cli.main import app
-from trt_svc.errors import BackendUnavailable, InputError
+from trt_svc.errors import BackendUnavailable, CheckpointError, InputError
 from trt_svc.progress import Quiet
 
 RUNNER = CliRunner()
@@ -93,6 +94,20 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path: Path) -> None:
     assert read_report(tmp_path).networks[0].name == "demo"
 
 
+def test_ctrl_c_inside_a_network_keeps_its_finished_shapes(tmp_path: Path) -> None:
+    class Impatient(Quiet):
+        def stage(self, name: str) -> None:
+            if "40 frames" in name:
+                raise KeyboardInterrupt
+
+    cases = (NetworkCase(network="demo", frames=(24, 40)),)
+    report = run_recipe(recipe(networks=cases), tmp_path, progress=Impatient())
+    publish(report, tmp_path)
+    assert report.stopped
+    assert [cell.frames for cell in read_report(tmp_path).cells] == [24]
+    assert (tmp_path / PAGE).exists()
+
+
 def test_ctrl_c_before_anything_is_finished_leaves_nothing(tmp_path: Path) -> None:
     class Impatient(Quiet):
         def stage(self, name: str) -> None:
@@ -106,6 +121,29 @@ def test_ctrl_c_before_anything_is_finished_leaves_nothing(tmp_path: Path) -> No
 def test_a_network_listed_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="twice"):
         run_recipe(recipe("demo", "demo"), tmp_path)
+
+
+def test_a_network_that_cannot_be_opened_does_not_end_the_race(tmp_path: Path) -> None:
+    (tmp_path / "broken.pth").write_bytes(b"no weights at all")
+    report = run_recipe(recipe(str(tmp_path / "broken.pth"), "demo"), tmp_path / "report")
+    assert [network.name for network in report.networks] == ["demo"]
+    assert any(left.network is not None and "broken" in left.network for left in report.left_out)
+    with pytest.raises(CheckpointError):
+        run_recipe(recipe(str(tmp_path / "broken.pth")), tmp_path / "other")
+
+
+def test_two_voices_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        shutil.copytree(DEMO_FOLDER, tmp_path / folder / "voice")
+    report = run_recipe(recipe(str(tmp_path / "a" / "voice"), str(tmp_path / "b" / "voice")), tmp_path / "report")
+    assert [network.name for network in report.networks] == ["voice/model", "b/voice/model"]
+
+
+def test_file_names_fit_into_a_folder() -> None:
+    long = [slug("声" * 200 + end) for end in "ab"]
+    assert len(set(long)) == 2
+    assert all(len(name.encode()) < 120 for name in long)
+    assert "/" not in slug("../../escaped") and slug("../..") == "network"
 
 
 def test_a_race_on_a_gpu_needs_one(tmp_path: Path) -> None:
@@ -139,7 +177,7 @@ def test_the_command_writes_a_report_of_a_chinese_checkpoint(tmp_path: Path) -> 
     report = read_report(tmp_path / "报告")
     assert report.networks[0].name == "歌声 [1]/model"
     assert "歌声" in (tmp_path / "报告" / PAGE).read_text("utf-8")
-    assert report.provenance.command.startswith("trt-svc")
+    assert report.provenance.commit is None or len(report.provenance.commit) == 40
 
 
 def test_json_is_the_report(tmp_path: Path) -> None:
@@ -173,6 +211,10 @@ def test_a_dry_run_races_nothing(tmp_path: Path) -> None:
         (["demo", "--precision", "fp7"], "fp7"),
         (["demo", "--frames", "20", "--seconds", "1"], "not both"),
         (["demo", "--device", "tpu"], "device"),
+        (["demo", "--budget", "inf"], "budget_s"),
+        (["demo", "--forms", ""], "forms"),
+        (["demo", "--backend", ""], "contenders"),
+        (["demo", "--device", "cuda"], "dry-run"),
     ],
 )
 def test_wrong_words_end_in_a_sentence(words: list[str], said: str, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from trt_svc.backends import trt_api as adapter_module
 from trt_svc.backends import trt_runner as runner_module
 from trt_svc.backends.base import TensorRunner
 from trt_svc.backends.device_memory import DeviceMemory
-from trt_svc.backends.trt_api import TrtApi, seal, unsealed
+from trt_svc.backends.trt_api import PlanOptions, TrtApi, seal, unsealed
 from trt_svc.backends.trt_runner import TrtRunner, device_number
 from trt_svc.errors import EngineError, OutOfMemory, ShapeRangeError
 
@@ -197,7 +197,7 @@ def test_the_source_is_read_right() -> None:
         "DataType.FLOAT",
     ):
         assert name in used, name
-    assert {"IBuilderConfig.set_compute_capability", "Runtime.get_engine_validity"} <= asked
+    assert {"IBuilderConfig.set_compute_capability", "Runtime.get_engine_validity", "BuilderFlag.TF32"} <= asked
 
 
 @pytest.mark.skipif(platform.system() != "Linux" or platform.machine() != "x86_64", reason="the wheels are for Linux")
@@ -235,6 +235,22 @@ def test_no_version_is_compared() -> None:
         for node in ast.walk(ast.parse(source.read_text("utf-8"))):
             if isinstance(node, ast.Compare):
                 assert "version" not in ast.unparse(node), ast.unparse(node)
+
+
+def test_float32_is_not_rounded_to_tf32() -> None:
+    api = TrtApi.load("tensorrt_rtx")
+    config = api.trt.Builder(adapter_module._log_of(api.trt)).create_builder_config()
+    assert config.get_flag(api.trt.BuilderFlag.TF32), "what the library does by itself"
+    api._set_flags(config, PlanOptions(version_compatible=True))
+    assert not config.get_flag(api.trt.BuilderFlag.TF32)
+    assert config.get_flag(api.trt.BuilderFlag.VERSION_COMPATIBLE)
+
+
+def test_a_library_without_tf32_has_nothing_to_clear() -> None:
+    trt: Any = ModuleType("tensorrt_of_tomorrow")
+    trt.__version__, trt.BuilderFlag = "12.0", SimpleNamespace()
+    trt.IBuilderConfig = object
+    TrtApi(trt)._set_flags(SimpleNamespace(), PlanOptions())
 
 
 # How plans are run.

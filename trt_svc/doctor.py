@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 
 import trt_svc
 from trt_svc.backends.base import backends
-from trt_svc.features.f0.base import f0_estimators
+from trt_svc.features.f0.base import F0Estimator, f0_estimators
+from trt_svc.features.f0.weights import missing_weights
 from trt_svc.hardware import all_gpus
 from trt_svc.optional import install_line, is_installed, require
 from trt_svc.request import PACKAGES as BUILD_PACKAGES
@@ -68,12 +69,16 @@ def examine_machine() -> Report:
 
 
 def _pitch_methods() -> list[Finding]:
-    found = []
-    for name, method in f0_estimators:
-        try:
-            require(method.module, f"f0 method {name}")
-            found.append(Finding(name, True, False, f"{method.module} is here", ""))
-        except ImportError:
-            state = "cannot be imported" if is_installed(method.module) else "is not installed"
-            found.append(Finding(name, False, False, f"{method.module} {state}", install_line(method.module)))
-    return found
+    return [_pitch_method(name, method) for name, method in f0_estimators]
+
+
+def _pitch_method(name: str, method: type[F0Estimator]) -> Finding:
+    missing = missing_weights(method)
+    if missing is not None:
+        return Finding(name, False, False, f"{missing.file_names[0]} is not here", missing.advice)
+    try:
+        require(method.module, f"f0 method {name}")
+    except ImportError:
+        state = "cannot be imported" if is_installed(method.module) else "is not installed"
+        return Finding(name, False, False, f"{method.module} {state}", install_line(method.module))
+    return Finding(name, True, False, f"{method.module} is here", "")

@@ -71,6 +71,8 @@ class Backend(ABC):
     options: ClassVar[frozenset[str]] = frozenset()
     """Compiler options (fields of BuildConfig) that it knows."""
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16")
+    computes: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "bf16")
+    """Precisions that it computes in; in others it only keeps the weights and computes in float32."""
     one_profile: ClassVar[bool] = False
     """Does it take no more than one range of shapes?"""
     folds: ClassVar[tuple[str, ...]] = ("fold-mean", "fold-snake")
@@ -112,6 +114,10 @@ class Backend(ABC):
     def can_run(self, config: BuildConfig) -> bool:
         """Can an engine of these settings run on this machine?"""
         return self.probe().runs
+
+    def why_not_here(self, config: BuildConfig) -> str:
+        """Why an engine of these settings cannot run on this machine; empty where it can."""
+        return "" if self.can_run(config) else self.probe().found
 
     @abstractmethod
     def probe(self) -> Probe:

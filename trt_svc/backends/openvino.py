@@ -59,6 +59,7 @@ class OpenVinoRunner:
 @backends.register("openvino")
 class OpenVino(Backend):
     name = "openvino"
+    computes = ("fp32",)  # see FULL_PRECISION: half-precision weights are widened before they are used
 
     def probe(self) -> Probe:
         if not is_installed("openvino"):

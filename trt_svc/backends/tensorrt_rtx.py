@@ -33,6 +33,12 @@ class TensorRTRtx(TensorRT):
         gpu = first_gpu()
         return super().can_run(config) and gpu is not None and gpu.capability in self.targets(config)
 
+    def why_not_here(self, config: BuildConfig) -> str:
+        gpu, targets = first_gpu(), self.targets(config)
+        if gpu is None or gpu.capability in targets:
+            return super().why_not_here(config)
+        return f"its engines are built for {', '.join(targets)}; this GPU is {gpu.capability}"
+
     def probe(self) -> Probe:
         found = super().probe()
         if not found.builds or found.runs:

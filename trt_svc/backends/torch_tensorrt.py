@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from trt_svc.backends.base import Backend, Built, Probe, Runner, backends
-from trt_svc.backends.on_torch import downloaded, uploaded
+from trt_svc.backends.cuda_graphs import StreamOrder
+from trt_svc.backends.on_torch import as_float32, downloaded, uploaded
 from trt_svc.build_config import BuildConfig, Profile
 from trt_svc.errors import BuildError
 from trt_svc.graph.model import Graph, GraphInput
@@ -68,7 +70,12 @@ class TorchTensorRT(Backend):
         if len(config.profiles) != 1:
             raise BuildError("building with torch-tensorrt", "it takes one profile.", "Give one --frames range.")
         package, (profile,) = self._package(), config.profiles
-        settings: dict[str, Any] = {"ir": "dynamo", "require_full_compilation": True, "use_python_runtime": False}
+        settings: dict[str, Any] = {
+            "ir": "dynamo",
+            "require_full_compilation": True,
+            "use_python_runtime": False,
+            "disable_tf32": True,  # fp32 means fp32 here
+        }
         if config.workspace_bytes is not None:
             settings["workspace_size"] = config.workspace_bytes
         # The types are in the module; enabled_precisions would be accepted and silently ignored.
@@ -99,16 +106,38 @@ class _ProgramRunner:
     def __init__(self, module: Any, device: str) -> None:
         import torch
 
+        where = torch.device("cuda" if device == "auto" else device)
+        if where.type == "cuda" and where.index is None:
+            where = torch.device("cuda", torch.cuda.current_device())
+        self.device = str(where)
+        self._device = where
         self._module = module
-        self._device = torch.device("cuda" if device == "auto" else device)
-        self._lock = threading.Lock()  # its engines keep one execution context each
+        # Its engines keep one execution context each.
+        self._lock = threading.Lock()
+        self._order = StreamOrder()
 
     def run(self, inputs: Mapping[str, Array]) -> Array:
-        import torch
-
-        with self._lock, torch.inference_mode():
+        with self._turn():
             made: torch.Tensor = self._module(*[uploaded(value, self._device) for value in inputs.values()])
             return downloaded(made.float())
+
+    def run_tensors(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The same for tensors, in the order of torch's current stream, without waiting for it."""
+        with self._turn():
+            made: torch.Tensor = self._module(*[as_float32(value, self._device) for value in inputs.values()])
+            return made.float()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One call at a time, on the host and, where they come on different streams, on the device."""
+        import torch
+
+        with self._lock, torch.no_grad():
+            if self._device.type != "cuda":
+                yield
+                return
+            with torch.cuda.device(self._device), self._order.turn():
+                yield
 
     def sibling(self) -> Runner:
         """This one: its calls come one after another."""

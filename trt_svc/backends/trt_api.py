@@ -214,6 +214,9 @@ class TrtApi:
 
     def _set_flags(self, config: Any, options: PlanOptions) -> None:
         flags = self.trt.BuilderFlag
+        if hasattr(flags, "TF32"):
+            # Set unless cleared: products would be rounded to 10 bits, and float32 engines miss their quality gate.
+            config.clear_flag(flags.TF32)
         if options.version_compatible:
             config.set_flag(flags.VERSION_COMPATIBLE)
         if options.strip_weights:

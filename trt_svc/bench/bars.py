@@ -9,7 +9,7 @@ from typing import Any
 
 from trt_svc.bench.drawing import FAINT, PURPOSE, WIDTH, Drawn, Style, number_words, plain_ticks, shortened
 from trt_svc.bench.report import Network, Opening, Report, Row
-from trt_svc.bench.words import lasting, measured, median_s, representative, shape, short, three
+from trt_svc.bench.words import lasting, measured, median_s, name_of, representative, shape, short, three
 from trt_svc.optional import require
 
 _LINE_HEIGHT = 0.185
@@ -58,7 +58,7 @@ def _grouped_bars(
     height, ticks = 0.0, []
     for row, stages in groups:
         height -= 1.6
-        axis.text(left * 1.08, height + 0.1, shortened(row.label), va="center", fontweight="bold", fontsize=8.5)
+        axis.text(left * 1.08, height + 0.1, shortened(name_of(row)), va="center", fontweight="bold", fontsize=8.5)
         for name, seconds, remark in stages:
             height -= 1
             pale = 1.0 if name == "one run" else 0.45
@@ -81,7 +81,7 @@ def inside_a_call(figures: ModuleType, report: Report, network: Network, styles:
     longest = 1000 * (cell.source_s + median_s(rows[0]))
     for height, row in enumerate(reversed(rows)):
         _call_bar(axis, -height, row, 1000 * cell.source_s, styles[row.label].colour)
-    axis.set_yticks([-height for height in range(len(rows))], [shortened(row.label) for row in reversed(rows)])
+    axis.set_yticks([-height for height in range(len(rows))], [shortened(name_of(row)) for row in reversed(rows)])
     axis.tick_params(axis="y", length=0, labelsize=8)
     axis.set_xlim(0, 1.35 * longest)
     axis.xaxis.set_major_locator(require("matplotlib.ticker", PURPOSE).MaxNLocator(5))

@@ -146,6 +146,11 @@ class Comparison:
         return tuple(change for change in self._changes if change.gained)
 
     @property
+    def missing(self) -> tuple[RowChange, ...]:
+        """Rows of the first report that the second has not: seen, but no regression."""
+        return tuple(row for row in self.rows if row.state == "missing")
+
+    @property
     def _changes(self) -> tuple[Change, ...]:
         return (*self.rows, *self.listening)
 
@@ -162,6 +167,7 @@ class Comparison:
             "failed": self.failed,
             "regressions": len(self.regressions),
             "gains": len(self.gains),
+            "missing": len(self.missing),
             "rows": [row.as_dict() for row in self.rows],
             "listening": [heard.as_dict() for heard in self.listening],
             "notes": list(self.notes),

@@ -1,6 +1,7 @@
 """Two reports side by side: which rows became slower, worse or unusable, which better, and what else changed.
 
-A row is the same in both where network, weights, shape and label are. A verdict on time needs a change beyond the
+A row is the same in both where network, weights, shape and label are; weights drawn at random differ in their last
+bits between machines, so that name and parameters tell of those. A verdict on time needs a change beyond the
 threshold that the jitter of the rounds does not explain, a verdict on quality one beyond what rounding does.
 """
 
@@ -23,7 +24,7 @@ from trt_svc.bench.changes import (
     SpeedChange,
     State,
 )
-from trt_svc.bench.comparison_notes import Setting, networks_of, notes_of
+from trt_svc.bench.comparison_notes import Setting, networks_of, notes_of, same_weights
 from trt_svc.bench.history import run_name
 from trt_svc.bench.report import Latency, Ratio, Report, Row
 from trt_svc.bench.statistics import unpaired_ratio_of
@@ -80,7 +81,7 @@ def compare(before: Report, after: Report, threshold: float = THRESHOLD, by: By 
     if not (math.isfinite(threshold) and threshold >= 0):
         raise InputError(f"a threshold of {threshold}", "it is no part of a time.", "Give one such as 0.1.")
     judge = _Judge(threshold, measured_by(by))
-    then, now = _rows(before), _rows(after)
+    then, now = _rows(before, _weights(before)), _rows(after, _weights(after, before))
     common = [key for key in then if key in now]
     replaced = _replaced(before, after)
     if not common:
@@ -141,8 +142,14 @@ def _logs(ratio: Ratio) -> tuple[float, float, float]:
     return math.log(ratio.low), math.log(ratio.value), math.log(ratio.high)
 
 
-def _rows(report: Report) -> dict[Key, Row]:
-    weights = {network.name: network.weights_sha256 for network in report.networks}
+def _weights(report: Report, before: Report | None = None) -> dict[str, str]:
+    """Hash by network; that of the report before where those count as the same."""
+    found = {network.name: network.weights_sha256 for network in report.networks}
+    pairs = () if before is None else networks_of(before, report)
+    return {**found, **{new.name: old.weights_sha256 for old, new in pairs if same_weights(old, new)}}
+
+
+def _rows(report: Report, weights: Mapping[str, str]) -> dict[Key, Row]:
     return {
         Key(cell.network, weights.get(cell.network, ""), cell.frames, cell.batch, row.label): row
         for cell in report.cells
@@ -151,7 +158,7 @@ def _rows(report: Report) -> dict[Key, Row]:
 
 
 def _replaced(before: Report, after: Report) -> tuple[str, ...]:
-    return tuple(new.name for old, new in networks_of(before, after) if old.weights_sha256 != new.weights_sha256)
+    return tuple(new.name for old, new in networks_of(before, after) if not same_weights(old, new))
 
 
 def _nothing_in_common(replaced: Sequence[str]) -> InputError:

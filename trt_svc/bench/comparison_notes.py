@@ -35,6 +35,12 @@ def networks_of(before: Report, after: Report) -> Iterator[tuple[Network, Networ
     return ((then[network.name], network) for network in after.networks if network.name in then)
 
 
+def same_weights(before: Network, after: Network) -> bool:
+    """By their hash; of two drawn at random by their number, as the last bits depend on machine and threads."""
+    drawn = not before.trained and not after.trained and before.parameters == after.parameters
+    return drawn or before.weights_sha256 == after.weights_sha256
+
+
 def notes_of(
     before: Report, after: Report, rows: Sequence[RowChange], heard: Sequence[ListeningChange], setting: Setting
 ) -> tuple[str, ...]:
@@ -42,7 +48,9 @@ def notes_of(
     return (
         *_setting_notes(before, after),
         *(f"{shown(name)} has other weights now: its rows are not compared" for name in setting.replaced),
+        *_drawn_notes(before, after),
         *_listening_notes(before, after, heard, setting.judged),
+        *_choice_notes(before, after),
         *_row_notes(rows, (before, after), setting),
     )
 
@@ -82,6 +90,27 @@ def _version_changes(old: Provenance, new: Provenance) -> Iterator[str]:
 def _peak_note(before: float | None, after: float | None) -> Iterator[str]:
     if before and after and not 1 / 1.1 < after / before < 1.1:
         yield f"float32 matrix products reached {after:.0f} GFLOP/s, before {before:.0f}"
+
+
+def _drawn_notes(before: Report, after: Report) -> Iterator[str]:
+    pairs = [pair for pair in networks_of(before, after) if same_weights(*pair)]
+    drawn = [new.name for old, new in pairs if old.weights_sha256 != new.weights_sha256]
+    if drawn:
+        names = ", ".join(shown(name) for name in drawn)
+        yield f"{names}: weights drawn at random in both, not the same to the last bit; matched by name and parameters"
+
+
+def _choice_notes(before: Report, after: Report) -> Iterator[str]:
+    """Where `auto` chose something else, its rows compare two contenders."""
+    then, now = _choices(before), _choices(after)
+    changes = dict.fromkeys((then[key], now[key]) for key in then if key in now and then[key] != now[key])
+    if changes:
+        yield f"auto chose otherwise: {', '.join(shown(f'{old} → {new}') for old, new in changes)}"
+
+
+def _choices(report: Report) -> dict[tuple[str, int, int, str], str]:
+    rows = ((cell, row) for cell in report.cells for row in cell.rows)
+    return {(cell.network, cell.frames, cell.batch, row.label): row.chosen for cell, row in rows if row.chosen}
 
 
 def _listening_notes(

@@ -1,7 +1,8 @@
 """What a call of a network costs at least: operations and memory traffic, convolution by convolution.
 
 Counted on the meta device, so it takes no time and no memory. Everything between the convolutions and matrix
-products is taken to be fused into them: a lower bound.
+products is taken to be fused into them, and every one of them to go through main memory once: caches that hold a
+small network's layers can beat that.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ class Entry:
     entrant: Entrant | None = None
     opening: Opening = field(default_factory=Opening)
     threads: int | None = None
+    chosen: str = ""
     failure: str = ""
 
     @property
@@ -105,10 +106,11 @@ def entries_of(starters: Starters, subject: Subject, recipe: Recipe) -> list[Ent
 
 
 def open_entry(entry: Entry, subject: Subject, track: Track, batch: int, frames: int) -> None:
-    """Opens it and makes its first call, watching the clock and the memory."""
-    watch = Watch(track.device)
+    """Opens it and makes its first call, watching the clock and, once its engine is built, the memory."""
     try:
-        opened = contenders.get(entry.contender).open(subject, track, entry.precision, entry.forms)
+        ready = contenders.get(entry.contender).prepare(subject, track, entry.precision, entry.forms)
+        watch = Watch(track.device)
+        opened = ready()
         entrant = opened.entrant
         placed = entrant.placed(subject.inputs(batch, frames).draw())
         finish(entrant.device)
@@ -120,7 +122,7 @@ def open_entry(entry: Entry, subject: Subject, track: Track, batch: int, frames:
     except Exception as err:  # whatever is wrong with one contender must not stop the others
         entry.failure = failure(err)
         return
-    entry.entrant, entry.threads = entrant, opened.threads
+    entry.entrant, entry.threads, entry.chosen = entrant, opened.threads, opened.chosen
     entry.opening = opened.opening.model_copy(
         update={
             "first_call_s": first_call_s,

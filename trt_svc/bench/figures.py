@@ -28,7 +28,19 @@ from trt_svc.bench.drawing import (
     svg,
 )
 from trt_svc.bench.report import Cell, Network, Report, Row
-from trt_svc.bench.words import IDENTICAL, cells_of, clean, measured, median_s, percent, representative, shape, short
+from trt_svc.bench.words import (
+    IDENTICAL,
+    cells_of,
+    clean,
+    is_upstream,
+    measured,
+    median_s,
+    name_of,
+    percent,
+    representative,
+    shape,
+    short,
+)
 from trt_svc.optional import require
 from trt_svc.types import Doubles
 
@@ -102,12 +114,18 @@ def _lines(
     for label, points in curves.items():
         style = styles[label]
         looks = {"color": style.colour, "marker": style.marker, "linestyle": style.dashes, "markeredgecolor": PAPER}
-        axis.plot([x for x, _ in points], [y(row) for _, row in points], label=shortened(label), **looks)
+        axis.plot([x for x, _ in points], [y(row) for _, row in points], label=shortened(_name(label, points)), **looks)
     axis.set_xscale("log", base=2)
     axis.set_xticks(sorted({x for points in curves.values() for x, _ in points}))
     axis.xaxis.set_major_formatter(number_words)
     axis.minorticks_off()
     return figure, axis
+
+
+def _name(label: str, points: Sequence[tuple[float, Row]]) -> str:
+    """With what `auto` chose, if that is the same along the whole curve."""
+    names = {name_of(row) for _, row in points}
+    return names.pop() if len(names) == 1 else label
 
 
 # Quality against speed.
@@ -116,7 +134,12 @@ def _lines(
 def _quality_by_speed(figures: ModuleType, report: Report, network: Network, styles: Mapping[str, Style]) -> Any:
     cells = cells_of(report, network)
     centre = representative(report, network)
-    points = [(row, cell is centre) for cell in cells for row in measured(cell) if row.waveform is not None]
+    points = [
+        (row, cell is centre)
+        for cell in cells
+        for row in measured(cell)
+        if row.waveform is not None and _speed(row) is not None
+    ]
     if not points:
         return None
     top = _identical_at(report, [row for row, _ in points])
@@ -137,13 +160,21 @@ def _identical_at(report: Report, rows: Sequence[Row]) -> float:
     return max([*known, *report.rules.gate_db.values(), 0]) + 20
 
 
+def _speed(row: Row) -> float | None:
+    """Times upstream's; none where upstream has no valid time in that cell, unless the row is upstream's own."""
+    if row.over_upstream is not None:
+        return row.over_upstream.value
+    return 1.0 if is_upstream(row) else None
+
+
 def _point(axis: Any, row: Row, style: Style, central: bool, top: float) -> None:
-    speed = 1.0 if row.over_upstream is None else row.over_upstream.value
     snr = math.nan if row.waveform is None else min(row.waveform.snr_db, top)
     size, alpha = (8.5, 1.0) if central else (4, 0.55)
-    label = shortened(row.label) if central else None
+    label = shortened(name_of(row)) if central else None
     looks = {"linestyle": "none", "markeredgecolor": PAPER, "markeredgewidth": 0.6}
-    axis.plot(speed, snr, marker=style.marker, color=style.colour, markersize=size, alpha=alpha, label=label, **looks)
+    axis.plot(
+        _speed(row), snr, marker=style.marker, color=style.colour, markersize=size, alpha=alpha, label=label, **looks
+    )
 
 
 def _label_quality(axis: Any, report: Report, precisions: set[str], top: float) -> None:
@@ -179,7 +210,7 @@ def _rounds_in_order(figures: ModuleType, report: Report, network: Network, styl
     axis = figure.add_subplot()
     for number, (row, off) in enumerate(series):
         _strip(axis, -2.0 * number, off / swing, styles[row.label].colour)
-    axis.set_yticks([-2 * k for k in range(len(series))], [shortened(row.label) for row, _ in series], fontsize=8)
+    axis.set_yticks([-2 * k for k in range(len(series))], [shortened(name_of(row)) for row, _ in series], fontsize=8)
     axis.set_ylim(1 - 2 * len(series), 1)
     axis.tick_params(axis="y", length=0)
     axis.xaxis.set_major_locator(require("matplotlib.ticker", PURPOSE).MaxNLocator(5, integer=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +19,15 @@ from trt_svc.bench.report import AUDIO, Listening, Network
 from trt_svc.bench.subjects import Subject
 from trt_svc.checkpoints.describe import FRAMES_COUNTED
 from trt_svc.clips import Clip
+from trt_svc.errors import OutputError
 from trt_svc.graph.check import reference_audio
 from trt_svc.progress import Progress
+from trt_svc.request import sha256
 from trt_svc.types import Array
 
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 90
 DIFFERENCE_PEAK = 0.5
 """A difference is scaled up to this: it could not be heard otherwise."""
 
@@ -34,17 +40,39 @@ class _Shelf:
     prefix: str
     sample_rate: int
 
-    def put(self, name: str, audio: Array) -> str:
-        """Its path inside the report's folder."""
+    def put(self, name: str, audio: Array) -> str | None:
+        """Its path inside the report's folder; None where it cannot be written: the figures matter more."""
         inside = f"{AUDIO}/{self.prefix}-{slug(name)}.flac"
-        write_audio(self.folder / inside, audio, self.sample_rate)
+        try:
+            write_audio(self.folder / inside, audio, self.sample_rate)
+        except OutputError as err:
+            log.warning("%s", err)
+            return None
         return inside
 
 
+def described(subject: Subject, recording: Path) -> Network:
+    """The network before anything was heard of it."""
+    net, spec = subject.net, subject.net.spec
+    return Network(
+        name=subject.name,
+        family=net.family,
+        variant=net.variant,
+        origin=subject.origin,
+        trained=subject.trained,
+        weights_sha256=subject.weights_sha256,
+        parameters=sum(p.numel() for p in net.parameters()),
+        sample_rate=spec.sample_rate,
+        hop=spec.hop,
+        gflop_per_audio_s=cost_of(net, 1, FRAMES_COUNTED).gflop / (FRAMES_COUNTED / spec.frames_per_second),
+        listened_to=recording.name if spec.mel is not None else "a seeded random latent",
+    )
+
+
 def listened(
+    network: Network,
     subject: Subject,
     clip: Clip,
-    recording: Path,
     entries: Sequence[Entry],
     judge: bool,
     folder: Path,
@@ -62,21 +90,12 @@ def listened(
         if heard is not None:
             found.append(heard)
         progress.step(done, len(rivals))
-    return Network(
-        name=subject.name,
-        family=subject.net.family,
-        variant=net.variant,
-        origin=subject.origin,
-        trained=subject.trained,
-        weights_sha256=subject.weights_sha256,
-        parameters=sum(p.numel() for p in net.parameters()),
-        sample_rate=spec.sample_rate,
-        hop=spec.hop,
-        gflop_per_audio_s=cost_of(net, 1, FRAMES_COUNTED).gflop / (FRAMES_COUNTED / spec.frames_per_second),
-        listened_to=recording.name if spec.mel is not None else "a seeded random latent",
-        recording=None if clip.recording is None else shelf.put("recording", clip.recording),
-        reference=shelf.put("reference", reference),
-        listening=tuple(found),
+    return network.model_copy(
+        update={
+            "recording": None if clip.recording is None else shelf.put("recording", clip.recording),
+            "reference": shelf.put("reference", reference),
+            "listening": tuple(found),
+        }
     )
 
 
@@ -101,7 +120,7 @@ def _heard(entry: Entry, clip: Clip, pair: Pair, judge: bool, shelf: _Shelf) -> 
     )
 
 
-def _difference(label: str, gap: Array, shelf: _Shelf) -> dict[str, str | float]:
+def _difference(label: str, gap: Array, shelf: _Shelf) -> dict[str, str | float | None]:
     """The difference as audio, scaled up; nothing where there is none."""
     peak = float(np.abs(gap).max())
     if peak == 0:
@@ -115,4 +134,8 @@ def _difference(label: str, gap: Array, shelf: _Shelf) -> dict[str, str | float]
 
 def slug(name: str) -> str:
     """A file name for a label or a network, whatever is in it; letters of any script stay."""
-    return re.sub(r"[^\w.]+", "-", name).strip("-.")[:80] or "network"
+    plain = re.sub(r"[^\w.]+", "-", name).strip("-.")
+    if len(plain.encode()) > MOST_BYTES:
+        # File systems count bytes; what is cut off still tells two names apart.
+        plain = plain.encode()[:MOST_BYTES].decode(errors="ignore") + "-" + sha256(name.encode())[:8]
+    return plain or "network"

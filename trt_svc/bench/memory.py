@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +22,17 @@ class Watch:
     _resets: bool = False
 
     def __post_init__(self) -> None:
+        gc.collect()
+        _give_back()
         self._resident = _status("VmRSS")
         self._resets = _reset_peak()
         if self.device != "cpu":
             import torch
 
             torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
+            self._allocated = torch.cuda.memory_allocated(self.device)
             self._free = torch.cuda.mem_get_info(self.device)[0]
 
     def rss_added(self) -> int | None:
@@ -35,14 +43,22 @@ class Watch:
         return max(0, peak - self._resident)
 
     def device_bytes(self) -> int | None:
-        """Bytes of GPU memory that torch held at most, or that others hold now, whichever is more."""
+        """Bytes of GPU memory more than before: that torch used at most, or that is taken now, whichever is more."""
         if self.device == "cpu":
             return None
         import torch
 
         torch.cuda.synchronize(self.device)
-        held = self._free - torch.cuda.mem_get_info(self.device)[0]
-        return max(held, torch.cuda.max_memory_allocated(self.device))
+        taken = self._free - torch.cuda.mem_get_info(self.device)[0]
+        return max(0, taken, torch.cuda.max_memory_allocated(self.device) - self._allocated)
+
+
+def _give_back() -> None:
+    """glibc keeps freed memory for itself: what is opened next would take it without the process growing."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_peak() -> bool:

@@ -93,7 +93,7 @@ class _Section:
     plots: tuple[Plot, ...]
     sounds: _Sounds
     colours: Mapping[str, int]
-    """Number in the palette by label."""
+    """Number in the palette by label, and by name where that says more."""
 
 
 def _section(report: Report, network: Network, number: int, folder: Path, styles: Mapping[str, Style]) -> _Section:
@@ -112,8 +112,13 @@ def _section(report: Report, network: Network, number: int, folder: Path, styles
         listening=tables.listening_table(network),
         plots=tuple(_markup_of(plot) for plot in figures.plots_of(report, network, f"n{number}")),
         sounds=_sounds(network, folder),
-        colours={words.clean(label): style.number for label, style in styles.items()},
+        colours=_colours(report, styles),
     )
+
+
+def _colours(report: Report, styles: Mapping[str, Style]) -> dict[str, int]:
+    rows = [row for cell in report.cells for row in cell.rows]
+    return {words.clean(name): styles[row.label].number for row in rows for name in (row.label, words.name_of(row))}
 
 
 def _groups(names: Sequence[str]) -> Iterator[tuple[str, int]]:

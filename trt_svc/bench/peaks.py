@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch.nn import functional
@@ -17,6 +19,10 @@ CONV_KERNEL = 7
 COPY_BYTES = {"cpu": 256 << 20, "cuda": 2 << 30}
 PROBES, PROBE_S = 3, 0.25
 """Runs of each probe: at least so many, and at least for so long."""
+ROOM, HALVINGS = 0.5, 10
+"""Share of a GPU's free memory that a probe may take, and how often its size is halved to fit."""
+GEMM_TENSORS, CONV_TENSORS = 4, 4
+"""Tensors of the size in memory at once: operands, result, and what a conversion or an algorithm works in."""
 TYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -37,16 +43,24 @@ class Probes:
         """One more round of probes."""
         kind = torch.device(self.device).type
         for precision in self.precisions:
-            found = max(self._gemm(size, precision) for size in GEMM_SIZES[kind])
+            product = partial(self._gemm, precision)
+            found = max(self._fitting(product, size, GEMM_TENSORS * size**2 * 4) for size in GEMM_SIZES[kind])
+            if not found:
+                continue
             self.gflops[precision] = max(found, self.gflops.get(precision, 0.0))
             if precision == "fp32":
                 self.seen.append(found)
-        self.conv_gflops = max(self.conv_gflops, self._conv(kind))
-        self.copy_gb_per_s = max(self.copy_gb_per_s, self._copy(COPY_BYTES[kind]))
+        batch, channels, length = CONV_SHAPE[kind]
+        conv = self._fitting(self._conv, length, CONV_TENSORS * batch * channels * length * 4)
+        self.conv_gflops = max(self.conv_gflops, conv)
+        size = COPY_BYTES[kind]
+        self.copy_gb_per_s = max(self.copy_gb_per_s, self._fitting(self._copy, size, 2 * size))
+        if kind == "cuda":
+            torch.cuda.empty_cache()  # the contenders need it, and not all of them are torch
 
     def highest(self, precision: str) -> float:
         """The peak that nothing of this precision can exceed, 10^9 operations per second."""
-        return max(self.gflops.get(precision, 0.0), self.gflops["fp32"], self.conv_gflops)
+        return max(self.gflops.get(precision, 0.0), self.gflops.get("fp32", 0.0), self.conv_gflops)
 
     def as_peaks(self) -> Peaks:
         return Peaks(
@@ -57,14 +71,26 @@ class Probes:
             gflops_seen=tuple(self.seen),
         )
 
-    def _gemm(self, size: int, precision: str) -> float:
+    def _fitting(self, probe: Callable[[int], float], size: int, needs: int) -> float:
+        """A probe of this size, which `needs` so many bytes; where a GPU is nearly full, halved until it fits, or 0."""
+        if self.device == "cpu":
+            return probe(size)
+        torch.cuda.empty_cache()
+        room = ROOM * torch.cuda.mem_get_info(self.device)[0]
+        for step in range(HALVINGS):
+            if needs >> step <= room:
+                with contextlib.suppress(torch.OutOfMemoryError):
+                    return probe(size >> step)
+        return 0.0
+
+    def _gemm(self, precision: str, size: int) -> float:
         left, right = (torch.randn(size, size, device=self.device).to(TYPES[precision]) for _ in range(2))
         into = torch.empty_like(left)
         with tf32(precision == "tf32"):
             return float(2 * size**3 / self._best_s(lambda: torch.mm(left, right, out=into)) / 1e9)
 
-    def _conv(self, kind: str) -> float:
-        batch, channels, length = CONV_SHAPE[kind]
+    def _conv(self, length: int) -> float:
+        batch, channels, _ = CONV_SHAPE[torch.device(self.device).type]
         x = torch.randn(batch, channels, length, device=self.device)
         weight = torch.randn(channels, channels, CONV_KERNEL, device=self.device)
         flop = 2 * batch * length * channels**2 * CONV_KERNEL

@@ -118,7 +118,7 @@ def plan_of(recipe: Recipe) -> Plan:
 def _planned(recipe: Recipe, case: NetworkCase, asked: Starters, peak_gflops: float | None) -> PlannedNetwork:
     net = _network(case)
     frames = case.lengths(net.spec.frames_per_second)
-    gflop = [cost_of(net, batch, length).gflop for batch in case.batch for length in frames]
+    gflop = [cost_of(net, batch, length).gflop for batch in case.batches for length in frames]
     named: dict[str, tuple[str, ...]] = {}
     for contender, precision in asked.rows:
         named[contender.name] = (*named.get(contender.name, ()), precision)
@@ -127,7 +127,7 @@ def _planned(recipe: Recipe, case: NetworkCase, asked: Starters, peak_gflops: fl
         if peak_gflops is None
         else sum(_racing_s(recipe.pace(case), len(asked.rows), g, peak_gflops) for g in gflop)
     )
-    return PlannedNetwork(case.network, tuple(frames), case.batch, (min(gflop), max(gflop)), named, seconds)
+    return PlannedNetwork(case.network, tuple(frames), tuple(case.batches), (min(gflop), max(gflop)), named, seconds)
 
 
 def _racing_s(pace: Pace, starters: int, gflop: float, peak_gflops: float) -> float:

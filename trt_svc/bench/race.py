@@ -19,14 +19,17 @@ from typing import Any
 import numpy as np
 
 from trt_svc.bench.peaks import finish
+from trt_svc.bench.statistics import latency_of
 from trt_svc.difference import Difference, difference, worst
 from trt_svc.errors import TrtSvcError, shown
 from trt_svc.types import Array
 
 WARM_UPS = 2
-MEL_STEP = 1e-3
-"""Every input is also a little louder than the one before (nepers): rolled ones repeat after as many as frames."""
-MAX_ROLL = 97
+LOUDNESS_STEP, LOUDNESS_STEPS = 0.01, 50
+"""Every input is also a little louder than the one before (nepers), until it starts again from below."""
+ROLL = 97
+QUIET_SHARE, QUIET_LOOK_S, QUIET_WITHIN_S = 0.2, 0.003, 0.5
+"""Others' threads are at rest when the process uses less than this share of a core; looked at for so long, at most."""
 
 
 class Entrant(ABC):
@@ -63,8 +66,9 @@ class Pace:
     max_rounds: int = 40
     budget_s: float = 30.0
     """For all entrants of a cell together; the least number of rounds is run even so."""
-    settle_s: float = 0.005
-    """Pause before every run: some runtimes' idle threads spin for a while."""
+    patience: float = 3.0
+    """So many times the budget may be raced while some median is not known well enough."""
+    max_spread: float = 0.15
 
 
 @dataclass
@@ -82,7 +86,7 @@ class Lap:
 
 
 class Inputs:
-    """Inputs that are alike but never the same: each is the one before, moved in time and a little louder."""
+    """Inputs that are alike but never the same: each is the first one, moved in time and at another loudness."""
 
     def __init__(self, base: Mapping[str, Array], per_frame: Mapping[str, Fraction]) -> None:
         self._base, self._per_frame = base, per_frame
@@ -91,13 +95,23 @@ class Inputs:
     def draw(self) -> dict[str, Array]:
         self._drawn += 1
         frames = self._base["mel"].shape[-1]
-        roll = (self._drawn * MAX_ROLL) % max(1, frames)
+        roll = 1 + self._drawn * ROLL % (frames - 1) if frames > 1 else 0
         moved = {
             name: np.roll(value, int(roll * self._per_frame[name]), axis=-1) if value.shape[-1] > 1 else value
             for name, value in self._base.items()
         }
-        moved["mel"] = moved["mel"] + np.float32(self._drawn * MEL_STEP)
+        moved["mel"] = moved["mel"] + np.float32(LOUDNESS_STEP * (self._drawn % LOUDNESS_STEPS))
         return {name: np.ascontiguousarray(value, np.float32) for name, value in moved.items()}
+
+
+def at_rest(share: float = QUIET_SHARE, within_s: float = QUIET_WITHIN_S) -> None:
+    """Waits until the threads of whoever ran last have stopped spinning: onnxruntime's go on for 50 ms."""
+    started = time.perf_counter()
+    while time.perf_counter() - started < within_s:
+        wall, used = time.perf_counter(), time.process_time()
+        time.sleep(QUIET_LOOK_S)
+        if time.process_time() - used < share * (time.perf_counter() - wall):
+            return
 
 
 def race(
@@ -106,32 +120,46 @@ def race(
     inputs: Inputs,
     pace: Pace,
     clock: Callable[[], float] = time.perf_counter,
-    pause: Callable[[float], None] = time.sleep,
+    settle: Callable[[], None] = at_rest,
     seen: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Lap]:
     """Every entrant's lap; `reference` names the one whose audio the others' is compared with."""
     laps = {name: Lap() for name in entrants}
     order = random.Random(0)
-    started = clock()
     for _ in range(WARM_UPS):
-        given = inputs.draw()
+        given, longest_s = inputs.draw(), 0.0
         for name in _running(laps):
+            began = clock()
             _warm_up(entrants[name], laps[name], given)
-        if clock() - started > pace.budget_s / 2:
+            longest_s = clock() - began if name == reference else longest_s
+        if longest_s > pace.budget_s / 4:
             break  # runs that long are warm after one
     started, rounds = clock(), 0
     gc.collect()
     gc.disable()
     try:
-        while rounds < pace.max_rounds and (rounds < pace.min_rounds or clock() - started < pace.budget_s):
+        while _goes_on(rounds, clock() - started, laps, pace):
             names = _running(laps)
             order.shuffle(names)
-            _one_round({name: entrants[name] for name in names}, laps, reference, inputs.draw(), pace, clock, pause)
+            _one_round({name: entrants[name] for name in names}, laps, reference, inputs.draw(), clock, settle)
             rounds += 1
+            if laps[reference].failure:
+                break  # nothing could be compared any more
             seen(rounds, _expected(rounds, clock() - started, pace))
     finally:
         gc.enable()
     return laps
+
+
+def _goes_on(rounds: int, taken_s: float, laps: Mapping[str, Lap], pace: Pace) -> bool:
+    """Another round? Beyond the budget only for medians that are not known well enough yet."""
+    if rounds >= pace.max_rounds:
+        return False
+    if rounds < pace.min_rounds or taken_s < pace.budget_s:
+        return True
+    return taken_s < pace.patience * pace.budget_s and any(
+        latency_of(lap.seconds).spread > pace.max_spread for lap in laps.values() if not lap.failure
+    )
 
 
 def _running(laps: Mapping[str, Lap]) -> list[str]:
@@ -140,8 +168,8 @@ def _running(laps: Mapping[str, Lap]) -> list[str]:
 
 def _expected(rounds: int, taken_s: float, pace: Pace) -> int:
     """How many rounds there will be in all, as far as one can tell."""
-    fitting = math.ceil(rounds * pace.budget_s / max(taken_s, 1e-9))
-    return max(rounds, min(pace.max_rounds, max(pace.min_rounds, fitting)))
+    fitting = rounds * pace.budget_s / max(taken_s, 1e-9)
+    return max(rounds, int(min(pace.max_rounds, max(pace.min_rounds, fitting))))
 
 
 def _warm_up(entrant: Entrant, lap: Lap, given: Mapping[str, Array]) -> None:
@@ -156,15 +184,14 @@ def _one_round(
     laps: Mapping[str, Lap],
     reference: str,
     given: Mapping[str, Array],
-    pace: Pace,
     clock: Callable[[], float],
-    pause: Callable[[float], None],
+    settle: Callable[[], None],
 ) -> None:
     made: dict[str, Array] = {}
     for name, entrant in entrants.items():
         try:
             placed = entrant.placed(given)
-            pause(pace.settle_s)
+            settle()
             finish(entrant.device)
             begin = clock()
             out = entrant.run(placed)
@@ -191,4 +218,4 @@ def compared(made: Array, reference: Array) -> Difference:
 
 def failure(err: Exception) -> str:
     """What went wrong, in a line."""
-    return shown(err.found if isinstance(err, TrtSvcError) else f"{type(err).__name__}: {err}")
+    return shown(f"{err.asked}: {err.found}" if isinstance(err, TrtSvcError) else f"{type(err).__name__}: {err}")

@@ -19,6 +19,7 @@ from trt_svc.registry import did_you_mean
 EXAMPLES = "See configs/bench/ for examples."
 SUFFIXES = (".yaml", ".yml")
 DEFAULT_SECONDS = (1.0, 5.0)
+Budget = Annotated[float, Field(gt=0, le=86_400)]
 PrecisionName = Literal["auto", "fp32", "tf32", "fp16", "bf16"]
 GATES_DB = {"fp32": 90.0, "tf32": 45.0, "fp16": 45.0, "bf16": 35.0}
 
@@ -42,13 +43,18 @@ class NetworkCase(_Strict):
     contenders: tuple[str, ...] | None = None
     """Only these, in place of the recipe's."""
     precisions: tuple[PrecisionName, ...] | None = None
-    budget_s: float | None = None
+    budget_s: Budget | None = None
 
     @model_validator(mode="after")
     def _one_kind_of_length(self) -> NetworkCase:
         if self.frames and self.seconds:
             raise ValueError("give frames or seconds, not both")
         return self
+
+    @property
+    def batches(self) -> list[int]:
+        """Each once."""
+        return list(dict.fromkeys(self.batch))
 
     def lengths(self, frames_per_second: float) -> list[int]:
         """In mel frames, rising."""
@@ -63,21 +69,21 @@ class Recipe(_Strict):
     about: str = ""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     networks: Annotated[tuple[NetworkCase, ...], Field(min_length=1)]
-    contenders: tuple[str, ...] = ("all",)
+    contenders: Annotated[tuple[str, ...], Field(min_length=1)] = ("all",)
     precisions: tuple[PrecisionName, ...] = ("auto",)
     """auto: fp32 on CPUs; fp32, tf32 and fp16 on GPUs."""
-    forms: tuple[Literal["plain", "usual", "all"], ...] = ("plain", "usual")
+    forms: Annotated[tuple[Literal["plain", "usual", "all"], ...], Field(min_length=1)] = ("plain", "usual")
     """Engines of the graph as exported, of each backend's usual rewrites, of all that compete."""
     min_rounds: Annotated[int, Field(ge=2, le=10_000)] = 7
     max_rounds: Annotated[int, Field(ge=2, le=10_000)] = 40
-    budget_s: Annotated[float, Field(gt=0)] = 30.0
-    """Seconds of racing per cell; the least number of rounds is run even so."""
+    budget_s: Budget = 30.0
+    """Seconds of racing per cell; the least number of rounds is run even so, and more while a median is unsteady."""
     listen: str = "sung"
     """The recording that trained networks are listened to with: sung, spoken, or a file."""
     listen_s: Annotated[float, Field(gt=0, le=60)] = 3.0
     judge: bool = True
     """Ask the slow ear-like metrics too."""
-    gate_db: dict[str, float] = {}
+    gate_db: dict[Literal["fp32", "tf32", "fp16", "bf16"], float] = {}
     max_spread: Annotated[float, Field(gt=0)] = 0.15
     peak_slack: Annotated[float, Field(ge=0)] = 0.1
 
@@ -92,7 +98,7 @@ class Recipe(_Strict):
         return Rules(gate_db={**GATES_DB, **self.gate_db}, max_spread=self.max_spread, peak_slack=self.peak_slack)
 
     def pace(self, case: NetworkCase) -> Pace:
-        return Pace(self.min_rounds, self.max_rounds, case.budget_s or self.budget_s)
+        return Pace(self.min_rounds, self.max_rounds, case.budget_s or self.budget_s, max_spread=self.max_spread)
 
     def precisions_on(self, device: str, case: NetworkCase) -> list[str]:
         asked = case.precisions or self.precisions

@@ -104,6 +104,8 @@ class Row(Record):
     precision: str
     forms: tuple[str, ...] | None = None
     """Rewrites in its graph: () is the graph as exported, null where there is no graph."""
+    chosen: str = ""
+    """What `auto` chose."""
     threads: int | None = None
     """None: the runtime's own choice."""
     status: Literal["measured", "refused"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from trt_svc.bench.cost import Cost
 from trt_svc.bench.entries import REFERENCE, Entry
@@ -53,13 +54,17 @@ def cell_of(raced: RacedCell, probes: Probes, rules: Rules) -> Cell:
 
 def _row(raced: RacedCell, entry: Entry, probes: Probes, rules: Rules) -> Row:
     lap = raced.laps.get(entry.label, Lap(failure=entry.failure or "it was not raced"))
-    latency = latency_of(lap.seconds) if len(lap.seconds) > 1 and not lap.failure else None
+    latency = _latency(tuple(lap.seconds)) if len(lap.seconds) > 1 and not lap.failure else None
     gflop = raced.declared_gflop.get(entry.label, raced.cost.gflop)
+    if len(lap.differences) != len(lap.seconds) and not lap.failure:
+        lap = Lap(failure="some of its rounds could not be compared with torch float32")
+        latency = None
     reason = lap.failure or refusal(entry.precision, lap.worst, latency, gflop, probes.highest(entry.precision), rules)
     plain = Row(
         contender=entry.contender,
         precision=entry.precision,
         forms=entry.forms,
+        chosen=entry.chosen,
         threads=entry.threads,
         status="refused" if reason else "measured",
         reason=reason,
@@ -101,6 +106,8 @@ def _with_ratios(row: Row, rows: Sequence[Row]) -> Row:
         return row
     upstream = next((r for r in rows if r.label == REFERENCE and r.latency), None)
     others = [r for r in rows if r.latency and r.label != row.label]
+    # Another form or precision of the same contender is a rival only where there is nobody else.
+    others = [r for r in others if r.contender != row.contender] or others
     fastest = min(others, key=lambda r: r.latency.median_s if r.latency else 0.0, default=None)
     return row.model_copy(update={"over_upstream": _ratio(upstream, row), "over_fastest_other": _ratio(fastest, row)})
 
@@ -108,4 +115,17 @@ def _with_ratios(row: Row, rows: Sequence[Row]) -> Row:
 def _ratio(base: Row | None, row: Row) -> Ratio | None:
     if base is None or base.latency is None or row.latency is None or base.label == row.label:
         return None
-    return ratio_of(base.latency.seconds, row.latency.seconds, base.label)
+    return _paired(base.latency.seconds, row.latency.seconds, base.label)
+
+
+# A report is written after every cell, and its intervals do not change.
+
+
+@lru_cache(maxsize=10_000)
+def _latency(seconds: tuple[float, ...]) -> Latency:
+    return latency_of(seconds)
+
+
+@lru_cache(maxsize=20_000)
+def _paired(base: tuple[float, ...], other: tuple[float, ...], against: str) -> Ratio:
+    return ratio_of(base, other, against)

@@ -14,16 +14,15 @@ from trt_svc.bench.contenders.base import Track
 from trt_svc.bench.cost import cost_of
 from trt_svc.bench.energy import joules_per_call
 from trt_svc.bench.entries import REFERENCE, Entry, bare, close, entries_of, open_entry, starters_of, track_for
-from trt_svc.bench.listen import listened
+from trt_svc.bench.listen import described, listened
 from trt_svc.bench.peaks import TYPES, Probes, finish
 from trt_svc.bench.provenance import provenance
 from trt_svc.bench.race import Entrant, Inputs, race
 from trt_svc.bench.recipe import NetworkCase, Recipe
 from trt_svc.bench.report import REPORT, LeftOut, Network, Provenance, Report, write_report
 from trt_svc.bench.rows import RacedCell, cell_of
-from trt_svc.bench.subjects import Subject, is_checkpoint, opened_subject, recording_named
-from trt_svc.checkpoints.locate import locate
-from trt_svc.errors import BackendUnavailable, InputError
+from trt_svc.bench.subjects import Subject, name_of, opened_subject, place_of, recording_named
+from trt_svc.errors import BackendUnavailable, InputError, OutputError, TrtSvcError
 from trt_svc.files import writable_folder
 from trt_svc.progress import Progress, Quiet
 from trt_svc.timing import seconds_of
@@ -32,29 +31,42 @@ SOURCE_RUNS = 3
 
 
 def run_recipe(recipe: Recipe, folder: Path, command: str = "", progress: Progress | None = None) -> Report:
-    """Races everything and writes report.json and the audio into the folder, anew after every network.
+    """Races everything and writes report.json and the audio into the folder, anew after every cell.
 
-    Ctrl-C ends the race; what was finished by then is reported.
+    Ctrl-C ends the race; what was finished by then is reported. So is the rest where one network cannot be opened.
     """
     check(recipe)
+    device = device_for(recipe)
     writable_folder(folder)
-    run = _Run(recipe, folder, device_for(recipe), provenance(command), progress or Quiet())
+    run = _Run(recipe, folder, device, provenance(command), progress or Quiet())
+    failed: TrtSvcError | None = None
     try:
         for case in recipe.networks:
-            run.add(case)
+            try:
+                run.add(case)
+            except OutputError:
+                raise  # there is nowhere to write to
+            except TrtSvcError as err:
+                failed = failed or err
+                run.left_out.append(LeftOut(contender="all", network=case.network, reason=err.found))
     except KeyboardInterrupt:
         run.stopped = True
-        if not run.networks:
+        if not run.cells:
             raise
+    if failed is not None and not run.cells:
+        raise failed
     return run.report()
 
 
 def check(recipe: Recipe) -> None:
     """Refuses at once what would end the race an hour later."""
     recording_named(recipe.listen)
+    seen: set[str] = set()
     for case in recipe.networks:
-        if is_checkpoint(case.network):
-            locate(case.network)
+        place = place_of(case.network)
+        if place in seen:
+            raise InputError(f"network {case.network}", "it is listed twice.", "List it once, with all its shapes.")
+        seen.add(place)
         starters_of(recipe, case, "cpu")
 
 
@@ -91,28 +103,31 @@ class _Run:
         """One network: opened, raced in all its cells, listened to."""
         recording = recording_named(self.recipe.listen)
         self.progress.stage(f"{case.network}: opening")
-        with opened_subject(case.network, case.config, case.family, case.source) as subject:
+        name = name_of(case.network, [network.name for network in self.networks])
+        with opened_subject(case.network, case.config, case.family, case.source, name) as subject:
             frames = case.lengths(subject.net.spec.frames_per_second)
             clip = subject.clip(recording, self.recipe.listen_s)
             heard = int(clip.inputs["mel"].shape[-1])
-            track = track_for(subject, [*frames, heard], [1, *case.batch], self.device)
+            track = track_for(subject, [*frames, heard], [1, *case.batches], self.device)
             entries = self._opened(case, subject, track, min(frames))
+            self.networks.append(described(subject, recording))
             try:
-                for batch in case.batch:
+                for batch in case.batches:
                     for length in frames:
                         self.cells.append(self._raced(case, subject, entries, batch, length))
+                        write_report(self.report(), self.folder / REPORT)
                 self.progress.stage(f"{case.network}: listening")
-                found = listened(subject, clip, recording, entries, self.recipe.judge, self.folder, self.progress)
-                self.networks.append(found)
+                self.networks[-1] = listened(
+                    self.networks[-1], subject, clip, entries, self.recipe.judge, self.folder, self.progress
+                )
             finally:
                 for entry in entries:
                     close(entry)
         write_report(self.report(), self.folder / REPORT)
 
     def report(self) -> Report:
-        """Everything so far; a network whose race was cut short is left out."""
-        done = {network.name for network in self.networks}
-        cells = [cell_of(cell, self.probes, self.recipe.rules) for cell in self.cells if cell.network in done]
+        """Everything so far."""
+        raced = {cell.network for cell in self.cells}
         return Report(
             recipe=self.recipe.name,
             about=self.recipe.about,
@@ -121,20 +136,19 @@ class _Run:
             peaks=self.probes.as_peaks(),
             took_s=time.perf_counter() - self._started,
             stopped=self.stopped,
-            networks=tuple(self.networks),
-            cells=tuple(cells),
+            networks=tuple(network for network in self.networks if network.name in raced),
+            cells=tuple(cell_of(cell, self.probes, self.recipe.rules) for cell in self.cells),
             left_out=tuple(dict.fromkeys(self.left_out)),
         )
 
     def _opened(self, case: NetworkCase, subject: Subject, track: Track, frames: int) -> list[Entry]:
-        if subject.name in {network.name for network in self.networks}:
-            raise InputError(f"network {subject.name}", "it is listed twice.", "List it once, with all its shapes.")
         starters = starters_of(self.recipe, case, self.device)
         self.left_out += starters.left_out
         entries = entries_of(starters, subject, self.recipe)
+        self.probes.look()  # the first time while the memory is still free
         for entry in entries:
             self.progress.stage(f"{case.network}: opening {entry.label}")
-            open_entry(entry, subject, track, case.batch[0], frames)
+            open_entry(entry, subject, track, case.batches[0], frames)
         return entries
 
     def _raced(self, case: NetworkCase, subject: Subject, entries: list[Entry], batch: int, frames: int) -> RacedCell:

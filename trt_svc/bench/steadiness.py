@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trt_svc.bench.report import Cell, Latency, Network, Report, Row
 from trt_svc.bench.tables import Block, BlockTable, Entry, Heading, Line
-from trt_svc.bench.words import MISSING, cells_of, clean, fastest, measured, percent, three
+from trt_svc.bench.words import MISSING, cells_of, clean, fastest, measured, name_of, percent, three
 
 MOST_DRIFT = 0.05
 MOST_OUTLIERS = 0.10
@@ -61,7 +61,7 @@ def _line(row: Row, latency: Latency, fastest: bool) -> Line:
         _entry(str(latency.outliers), strayed(latency)),
         Entry(MISSING if row.threads is None else str(row.threads)),
     )
-    return Line(clean(row.label), entries, fastest=fastest)
+    return Line(clean(name_of(row)), entries, fastest=fastest)
 
 
 def _entry(text: str, alarm: bool) -> Entry:

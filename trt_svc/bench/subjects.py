@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +16,7 @@ import numpy as np
 from trt_svc.bench.race import Inputs
 from trt_svc.cache import EngineCache
 from trt_svc.checkpoints.load import Checkpoint, open_checkpoint
-from trt_svc.checkpoints.locate import DEMO_ALIAS, DEMO_FOLDER, MODEL_PATH_VARIABLE, USUAL_FOLDERS
+from trt_svc.checkpoints.locate import DEMO_ALIAS, DEMO_FOLDER, MODEL_PATH_VARIABLE, USUAL_FOLDERS, locate
 from trt_svc.checkpoints.presets import preset, presets
 from trt_svc.clips import Clip, clip_of
 from trt_svc.errors import InputError, shown
@@ -26,6 +26,8 @@ from trt_svc.vocoders.base import VocoderNet
 from trt_svc.vocoders.healthy import example_inputs, healthy_net
 
 CLIPS = {"sung": DEMO_FOLDER / "sung.flac", "spoken": DEMO_FOLDER / "spoken.flac"}
+EXAMPLES = 4
+"""Different ones for the rows of a batch."""
 MOST_EXAMPLE_FRAMES = 256
 """Longer inputs repeat an example of this length: synthesis of the mel takes longer than many a vocoder."""
 
@@ -48,16 +50,23 @@ class Subject:
         return self.checkpoint is not None
 
     def inputs(self, batch: int, frames: int) -> Inputs:
-        """Inputs of a shape, a new one for every call."""
-        short = example_inputs(self.net, 1, min(frames, MOST_EXAMPLE_FRAMES))
+        """Inputs of a shape, a new one for every call; no part of them repeats another, no row the next."""
         per_frame = {spec.name: Fraction(spec.per_frame) for spec in self.net.core_inputs()}
-        repeats = -(-frames // MOST_EXAMPLE_FRAMES)
-        base = {}
-        for name, value in short.items():
-            long = np.tile(value.numpy(), (1, 1, repeats))[:, :, : int(frames * per_frame[name])]
-            rows = [np.roll(long, int(row * 17 * per_frame[name]), axis=-1) for row in range(batch)]
-            base[name] = np.concatenate(rows)
-        return Inputs(base, per_frame)
+        rows = [self._row(frames, seed, per_frame) for seed in range(batch)]
+        return Inputs({name: np.concatenate([row[name] for row in rows]) for name in per_frame}, per_frame)
+
+    def _row(self, frames: int, seed: int, per_frame: Mapping[str, Fraction]) -> dict[str, Array]:
+        """Examples one behind the other, each at a place and a loudness of its own."""
+        short = example_inputs(self.net, 1, min(frames, MOST_EXAMPLE_FRAMES), seed % EXAMPLES)
+        length = short["mel"].shape[-1]
+        random = np.random.default_rng(seed)
+        parts: dict[str, list[Array]] = {name: [] for name in per_frame}
+        for _ in range(-(-frames // length)):
+            roll, louder = int(random.integers(length)), np.float32(random.uniform(-0.3, 0.3))
+            for name, ratio in per_frame.items():
+                part = np.roll(short[name].numpy(), int(roll * ratio), axis=-1)
+                parts[name].append(part + louder if name == "mel" else part)
+        return {name: np.concatenate(found, -1)[:, :, : int(frames * per_frame[name])] for name, found in parts.items()}
 
     def clip(self, recording: Path, seconds: float) -> Clip:
         """What it is listened to with."""
@@ -80,20 +89,24 @@ class Subject:
 
 @contextmanager
 def opened_subject(
-    network: str, config: str | None = None, family: str | None = None, source: str | None = None
+    network: str,
+    config: str | None = None,
+    family: str | None = None,
+    source: str | None = None,
+    name: str | None = None,
 ) -> Iterator[Subject]:
     """A checkpoint by path, folder or alias, else the published config of that name; its own engines end with it."""
     if is_checkpoint(network):
         checkpoint = open_checkpoint(network, config, family, source)
         origin = "the demo voice" if network == DEMO_ALIAS else checkpoint.path.name
-        name = network if network == DEMO_ALIAS else _name_of(checkpoint.path)
+        name = name or name_of(network)
         yield Subject(name, checkpoint.net, checkpoint, origin, EngineCache(), weights_sha256(checkpoint.net))
         return
     published = preset(network)
     net = healthy_net(published.family, published.config, published.source)
     with TemporaryDirectory(prefix="trt-svc-bench-") as folder:
         cache = EngineCache(Path(folder))
-        yield Subject(network, net, None, f"config {network}, random weights", cache, weights_sha256(net))
+        yield Subject(name or network, net, None, f"config {network}, random weights", cache, weights_sha256(net))
 
 
 def is_checkpoint(network: str) -> bool:
@@ -104,10 +117,22 @@ def is_checkpoint(network: str) -> bool:
     return any((Path(folder) / network).exists() for folder in folders if folder)
 
 
-def _name_of(path: Path) -> str:
-    """Short, but not just `model`."""
-    stem = path.stem
-    return f"{path.parent.name}/{stem}" if stem in ("model", "generator") and path.parent.name else stem
+def name_of(network: str, taken: Collection[str] = ()) -> str:
+    """Short, but not just `model`, and unlike those that are taken: with as many folders as that needs."""
+    if network == DEMO_ALIAS or not is_checkpoint(network):
+        return network
+    weights = locate(network).weights.absolute()
+    parts = [weights.stem] if weights.stem not in ("model", "generator") else [weights.parent.name, weights.stem]
+    for folder in weights.parents[len(parts) - 1 :]:
+        if "/".join(parts) not in taken or not folder.name:
+            break
+        parts.insert(0, folder.name)
+    return "/".join(parts)
+
+
+def place_of(network: str) -> str:
+    """What tells one network from another: the file, or the name of the config."""
+    return str(locate(network).weights.resolve()) if is_checkpoint(network) else network
 
 
 def recording_named(name: str) -> Path:

@@ -20,6 +20,7 @@ from trt_svc.bench.words import (
     measured,
     megabytes,
     milliseconds,
+    name_of,
     similarity,
     three,
     times,
@@ -57,7 +58,7 @@ class Entry:
     text: str
     detail: str = ""
     against: str = ""
-    """Label of the row that a ratio compares with, where the table does not tell."""
+    """Label of the row that a ratio compares with, where the heading does not tell."""
     mark: str = ""
     alarm: bool = False
     """It has to stand out: what it says makes the row doubtful."""
@@ -140,8 +141,20 @@ def _over_fastest_other(row: Row, notes: Notes) -> Entry:
     if row.over_fastest_other is None:
         return Entry(MISSING, mark=notes.mark("No other valid row to compare with."))
     other = row.over_fastest_other
-    # Everybody else's fastest other is the line that stands out.
-    return Entry(times(other), interval(other), against=clean(other.against) if other.value >= 1 else "")
+    return Entry(times(other), interval(other), against=clean(other.against))
+
+
+FEWEST_FOR_P99 = 100
+"""Rounds; of fewer, a hundredth is less than one."""
+
+
+def _p99(row: Row, notes: Notes) -> Entry:
+    if row.latency is None:
+        return Entry(MISSING)
+    few = row.latency.rounds < FEWEST_FOR_P99
+    seconds = max(row.latency.seconds, default=row.latency.p99_s) if few else row.latency.p99_s
+    mark = notes.mark(f"With fewer than {FEWEST_FOR_P99} rounds, their longest.") if few else ""
+    return Entry(milliseconds(seconds), mark=mark)
 
 
 def _percent_of_peak(row: Row, notes: Notes) -> Entry:
@@ -153,7 +166,7 @@ def _percent_of_peak(row: Row, notes: Notes) -> Entry:
 _SPEED = (
     _Column(Heading("median", "ms", "latency"), _timed(lambda latency: latency.median_s)),
     _Column(Heading("p95", "ms", "latency"), _timed(lambda latency: latency.p95_s)),
-    _Column(Heading("p99", "ms", "latency"), _timed(lambda latency: latency.p99_s)),
+    _Column(Heading("p99", "ms", "latency"), _p99),
     _Column(Heading("x upstream", "[95 %]", "times as fast"), _over_upstream),
     _Column(Heading("x fastest other", "[95 %]", "times as fast"), _over_fastest_other),
     _Column(Heading("inferences", "/s", "throughput"), _plain(lambda row: row.inferences_per_s)),
@@ -200,10 +213,11 @@ def _block(cell: Cell, speed: Sequence[_Column], notes: Notes) -> Block:
 
 def _line(row: Row, speed: Sequence[_Column], notes: Notes, fastest: bool) -> Line:
     quality = tuple(column.entry(row, notes) for column in _QUALITY)
+    name = clean(name_of(row))
     if row.status == "refused":
         reason = clean(row.reason) or "no reason was given"
-        return Line(clean(row.label), (Entry(MISSING),) * len(speed) + quality, refused=reason)
-    return Line(clean(row.label), tuple(column.entry(row, notes) for column in speed) + quality, fastest=fastest)
+        return Line(name, (Entry(MISSING),) * len(speed) + quality, refused=reason)
+    return Line(name, tuple(column.entry(row, notes) for column in speed) + quality, fastest=fastest)
 
 
 # Listening and opening, a line per contender.
@@ -261,7 +275,7 @@ def opening_table(report: Report, network: Network) -> Table:
     """Every contender's way to its first audio."""
     notes = Notes()
     rows = [row for cell in cells_of(report, network) for row in measured(cell)]
-    opened = dict.fromkeys((clean(row.label), row.opening) for row in rows)
+    opened = dict.fromkeys((clean(name_of(row)), row.opening) for row in rows)
     lines = tuple(Line(label, _opened(opening, notes)) for label, opening in opened)
     headings = (*(Heading(name, unit) for name, unit in _OPENING), Heading("engine key"))
     return Table(headings, lines, notes.lines)

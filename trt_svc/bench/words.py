@@ -130,6 +130,16 @@ def is_upstream(row: Row) -> bool:
     return row.contender == "torch" and row.precision == "fp32"
 
 
+def name_of(row: Row) -> str:
+    """Its label and, of `auto`, what it chose: for showing, while the label alone says which rows are the same."""
+    return f"{row.label} ({row.chosen})" if row.chosen else row.label
+
+
+def no_ratio(row: Row) -> str:
+    """Why there is none to upstream: only upstream's own row is 1 without having been compared."""
+    return "upstream" if is_upstream(row) else "no valid time of upstream"
+
+
 def cells_of(report: Report, network: Network) -> tuple[Cell, ...]:
     """By batch, then by frames."""
     cells = (cell for cell in report.cells if cell.network == network.name)
@@ -191,7 +201,7 @@ def headline_words(found: Headline | None) -> str:
         return "no valid row."
     row, parts = found.row, []
     if row.over_upstream is None:
-        parts.append("upstream itself is the fastest" if is_upstream(row) else "no valid time of upstream")
+        parts.append("upstream itself is the fastest" if is_upstream(row) else no_ratio(row))
     else:
         everywhere = f" ({found.everywhere})" if found.everywhere else ""
         parts.append(f"{times(row.over_upstream)} {interval(row.over_upstream)} upstream{everywhere}")
@@ -200,4 +210,4 @@ def headline_words(found: Headline | None) -> str:
         parts.append(f"{times(other)} {interval(other)} the fastest other, {clean(other.against)}")
     if row.waveform is not None:
         parts.append(f"SNR {with_unit(row.waveform.snr_db)}")
-    return f"{clean(row.label)}: {'; '.join(parts)} (at {found.where})."
+    return f"{clean(name_of(row))}: {'; '.join(parts)} (at {found.where})."

@@ -130,7 +130,7 @@ def command(
         if dry_run:
             _dry(chosen, output, as_json)
             return
-        folder = output or Path("bench-reports") / chosen.name
+        folder = output or Path("bench-reports") / _file_name(chosen.name)
         report, note = _raced(chosen, folder, as_json)
         if as_json:
             print_json({**report.as_dict(), "output": str(folder)})

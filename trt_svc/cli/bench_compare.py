@@ -150,7 +150,12 @@ def _summary(found: Comparison, rows: list[RowChange], everything: bool) -> str:
     span = f" ({_percent(min(ratios))} … {_percent(max(ratios))} %)" if ratios else ""
     hidden = "; --all lists them" if quiet and not everything else ""
     changed = f"{_count(found.regressions, 'regression')}, {_count(found.gains, 'gain')}"
-    return f"{changed}, {_count(quiet, 'row')} unchanged{span}{hidden}"
+    missing = (
+        f", {_count(found.missing, 'row')} {'is' if len(found.missing) == 1 else 'are'} missing"
+        if found.missing
+        else ""
+    )
+    return f"{changed}{missing}, {_count(quiet, 'row')} unchanged{span}{hidden}"
 
 
 def _count(things: Sequence[object], what: str) -> str:

@@ -32,7 +32,10 @@ def command(
         bool, typer.Option("--keep-formants", help="Move the pitch only (for pitch-controllable vocoders).")
     ] = False,
     f0: Annotated[
-        str, typer.Option(help="Pitch: swift-f0, harvest, dio, a constant in Hz, or a file (.npy, .txt, .csv).")
+        str,
+        typer.Option(
+            help="Pitch: swift-f0, harvest, dio, pm, crepe, rmvpe, fcpe, a constant in Hz, or a file: .npy, .txt, .csv."
+        ),
     ] = "swift-f0",
     seed: Annotated[int, typer.Option(help="Seed of the noise: the same seed gives the same sound.")] = 0,
     config: ConfigOption = None,

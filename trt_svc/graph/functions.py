@@ -1,9 +1,10 @@
-"""How torch functions are written in ONNX. One function each; `@writes` files it."""
+"""How torch functions are written in ONNX. One function each; `@writes` files it.
+
+Here: convolutions, and what moves values about. The others are in modules of their own, which are imported here.
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,114 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trt_svc.errors import GraphError
-from trt_svc.graph.traced import FUNCTIONS, ONNX_TYPES, Shape, Traced
-
-Operand = Traced | Tensor | float | int
-
-
-def writes(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Files a writer under the torch functions it translates."""
-
-    def file_it(writer: Callable[..., Any]) -> Callable[..., Any]:
-        for function in functions:
-            FUNCTIONS[function] = writer
-        return writer
-
-    return file_it
-
-
-# Elementwise.
-
-
-def _broadcast(a: Shape, b: Shape) -> Shape:
-    """Known lengths of a broadcast result; an unknown length next to 1 or None stays unknown."""
-    rank = max(len(a), len(b))
-    a, b = (1,) * (rank - len(a)) + tuple(a), (1,) * (rank - len(b)) + tuple(b)
-    return tuple(y if x == 1 else x for x, y in zip(a, b, strict=True))
-
-
-def _promoted(*values: Operand) -> list[Operand]:
-    """Tensors of mixed float types, cast to the one torch would compute in: graphs are strongly typed."""
-    types = [value.dtype for value in values if isinstance(value, Traced)]
-    common = functools.reduce(torch.promote_types, types)
-    return [_traced(cast(value, common)) if isinstance(value, Traced) else value for value in values]
-
-
-def _operand(x: Traced, other: Operand) -> tuple[str, Shape]:
-    """The graph name of the other operand, a number taking the type of `x`."""
-    if isinstance(other, Traced):
-        return other.name, other.shape
-    value = other if isinstance(other, Tensor) else torch.tensor(other, dtype=x.dtype)
-    if value.dtype != x.dtype:
-        value = value.to(x.dtype)
-    return x.tracer.constant(value), tuple(value.shape)
-
-
-def _binary(op: str) -> Callable[..., Traced]:
-    def write(a: Operand, b: Operand, **_: Any) -> Traced:
-        a, b = _promoted(a, b)
-        if isinstance(a, Traced):
-            name, shape = _operand(a, b)
-            return a.tracer.node(op, [a.name, name], a.dtype, _broadcast(a.shape, shape))
-        assert isinstance(b, Traced)
-        name, shape = _operand(b, a)
-        return b.tracer.node(op, [name, b.name], b.dtype, _broadcast(shape, b.shape))
-
-    return write
-
-
-for _op, _functions in {
-    "Add": (torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.__radd__),
-    "Mul": (torch.mul, torch.Tensor.mul, torch.Tensor.__mul__, torch.Tensor.__rmul__),
-    "Sub": (torch.sub, torch.Tensor.sub, torch.Tensor.__sub__),
-    "Div": (torch.div, torch.Tensor.div, torch.Tensor.__truediv__),
-    "Max": (torch.maximum, torch.Tensor.maximum),
-}.items():
-    writes(*_functions)(_binary(_op))
-
-
-def _unary(op: str) -> Callable[..., Traced]:
-    return lambda x, **_: x.tracer.node(op, [x.name], x.dtype, x.shape)
-
-
-for _op, _functions in {
-    "Tanh": (torch.tanh, torch.Tensor.tanh),
-    "Sigmoid": (torch.sigmoid, torch.Tensor.sigmoid),
-    "Exp": (torch.exp, torch.Tensor.exp),
-    "Sin": (torch.sin, torch.Tensor.sin),
-    "Neg": (torch.neg, torch.Tensor.neg),
-    "Relu": (F.relu, torch.relu),
-}.items():
-    writes(*_functions)(_unary(_op))
-
-
-@writes(F.leaky_relu)
-def leaky_relu(x: Traced, negative_slope: float = 0.01, inplace: bool = False) -> Traced:
-    return x.tracer.node("LeakyRelu", [x.name], x.dtype, x.shape, alpha=float(negative_slope))
-
-
-@writes(torch.clamp, torch.Tensor.clamp)
-def clamp(x: Traced, min: float, max: float) -> Traced:  # noqa: A002 - torch's names
-    bounds = [x.tracer.constant(torch.tensor(bound, dtype=x.dtype)) for bound in (min, max)]
-    return x.tracer.node("Clip", [x.name, *bounds], x.dtype, x.shape)
-
-
-@writes(torch.Tensor.to, torch.Tensor.type)
-def cast(x: Traced, dtype: torch.dtype) -> Traced:
-    if dtype == x.dtype:
-        return x
-    return x.tracer.node("Cast", [x.name], dtype, x.shape, to=ONNX_TYPES[dtype])
-
-
-@writes(torch.Tensor.float)
-def to_float(x: Traced) -> Traced:
-    return _traced(cast(x, torch.float32))
-
-
-@writes(torch.Tensor.half)
-def to_half(x: Traced) -> Traced:
-    return _traced(cast(x, torch.float16))
-
+from trt_svc.graph import functions_attention, functions_elementwise, functions_rows  # noqa: F401 - they file writers
+from trt_svc.graph.traced import Traced
+from trt_svc.graph.writing import axis_of, operand, promoted, refused, traced, weights_of, writes
 
 # Convolutions.
 
@@ -149,7 +45,7 @@ def conv1d(
 ) -> Traced:
     shape = (x.shape[0], weight.shape[0], None)
     geometry = _geometry(weight, stride, padding, dilation, groups)
-    return x.tracer.node("Conv", [x.name, *_weights(x, weight, bias)], x.dtype, shape, **geometry)
+    return x.tracer.node("Conv", [x.name, *weights_of(x, weight, bias)], x.dtype, shape, **geometry)
 
 
 @writes(torch.conv_transpose1d, F.conv_transpose1d)
@@ -165,18 +61,7 @@ def conv_transpose1d(
 ) -> Traced:
     shape = (x.shape[0], weight.shape[1] * groups, None)
     geometry = _geometry(weight, stride, padding, dilation, groups) | {"output_padding": [_first(output_padding)]}
-    return x.tracer.node("ConvTranspose", [x.name, *_weights(x, weight, bias)], x.dtype, shape, **geometry)
-
-
-def _weights(x: Traced, *tensors: Tensor | None) -> list[str]:
-    for tensor in tensors:
-        if tensor is not None and tensor.dtype != x.dtype:
-            raise GraphError(
-                f"exporting {'/'.join(x.tracer.scope)}",
-                f"a {x.dtype} input meets {tensor.dtype} weights.",
-                "Cast the input in front of the layer: graphs are strongly typed.",
-            )
-    return [x.tracer.constant(tensor) for tensor in tensors if tensor is not None]
+    return x.tracer.node("ConvTranspose", [x.name, *weights_of(x, weight, bias)], x.dtype, shape, **geometry)
 
 
 @writes(F.pad)
@@ -186,8 +71,13 @@ def pad(x: Traced, pad: Any, mode: str = "constant", value: float | None = None)
     for i in range(len(pad) // 2):
         before[-1 - i], after[-1 - i] = pad[2 * i], pad[2 * i + 1]
     kinds = {"constant": "constant", "replicate": "edge", "reflect": "reflect"}
+    if mode not in kinds:
+        raise refused("F.pad", f"its mode is {mode!r}.", f"Use one of {', '.join(kinds)}.")
     shape = tuple(None if n is None else n + b + a for n, b, a in zip(x.shape, before, after, strict=True))
-    return x.tracer.node("Pad", [x.name, x.tracer.integers(before + after)], x.dtype, shape, mode=kinds[mode])
+    names = [x.name, x.tracer.integers(before + after)]
+    if value:
+        names.append(x.tracer.constant(torch.tensor(value, dtype=x.dtype)))
+    return x.tracer.node("Pad", names, x.dtype, shape, mode=kinds[mode])
 
 
 # Shapes.
@@ -197,12 +87,33 @@ END = 2**62
 
 
 @writes(torch.Tensor.__getitem__)
-def getitem(x: Traced, index: Any) -> Traced:
-    """Slices only: `x[:, :3]`, `x[..., 15:-15]`, `x[:, :, ::2]`."""
+def getitem(x: Traced, index: Any) -> Any:
+    """Slices, single places and new axes: `x[:, :3]`, `x[..., 15:-15]`, `x[:, 0]`, `x[:, None]`."""
     index = index if isinstance(index, tuple) else (index,)
     if Ellipsis in index:
-        at = index.index(Ellipsis)
-        index = (*index[:at], *[slice(None)] * (len(x.shape) - len(index) + 1), *index[at + 1 :])
+        at, taken = index.index(Ellipsis), sum(part is not None for part in index)
+        index = (*index[:at], *[slice(None)] * (len(x.shape) - taken + 1), *index[at + 1 :])
+    made = _sliced(x, [_as_slice(part) for part in index if part is not None])
+    # From the back, so that the axes in front keep their numbers.
+    single = [axis for axis, part in enumerate(part for part in index if part is not None) if isinstance(part, int)]
+    for axis in reversed(single):
+        made = squeeze(made, axis)
+    kept = [part for part in index if not isinstance(part, int)]
+    for axis in (axis for axis, part in enumerate(kept) if part is None):
+        made = unsqueeze(made, axis)
+    return made
+
+
+def _as_slice(part: Any) -> slice:
+    if isinstance(part, slice):
+        return part
+    if isinstance(part, int):
+        return slice(part, part + 1 if part != -1 else None)
+    found = f"it indexes with {type(part).__name__}."
+    raise refused("torch.Tensor.__getitem__", found, "Index with slices and numbers, or use F.embedding.")
+
+
+def _sliced(x: Traced, index: list[slice]) -> Traced:
     axes = [axis for axis, part in enumerate(index) if part != slice(None)]
     if not axes:
         return x
@@ -219,17 +130,19 @@ def getitem(x: Traced, index: Any) -> Traced:
 
 @writes(torch.cat, torch.concat)
 def cat(tensors: Any, dim: int = 0) -> Traced:
-    tensors = [_traced(t) for t in _promoted(*tensors)]
-    x = tensors[0]
-    lengths = [t.shape[dim] for t in tensors]
-    shape = list(x.shape)
-    shape[dim] = None if None in lengths else sum(lengths)
-    return _traced(x.tracer.node("Concat", [t.name for t in tensors], x.dtype, tuple(shape), axis=dim % len(shape)))
+    tensors = promoted(*tensors)
+    first = next(t for t in tensors if isinstance(t, Traced))
+    parts = [operand(first.tracer, first.dtype, t) for t in tensors]
+    axis = axis_of(dim, len(first.shape))
+    lengths = [shape[axis] for _, shape in parts]
+    whole = None if None in lengths else sum(n for n in lengths if n is not None)
+    shape = (*first.shape[:axis], whole, *first.shape[axis + 1 :])
+    return first.tracer.node("Concat", [name for name, _ in parts], first.dtype, shape, axis=axis)
 
 
-def _traced(value: Any) -> Traced:
-    assert isinstance(value, Traced)
-    return value
+@writes(torch.stack)
+def stack(tensors: Any, dim: int = 0) -> Traced:
+    return traced(cat([torch.unsqueeze(t, dim) for t in tensors], dim))
 
 
 @writes(torch.split, torch.Tensor.split)
@@ -256,6 +169,25 @@ def transpose(x: Traced, dim0: int, dim1: int) -> Traced:
     return x.tracer.node("Transpose", [x.name], x.dtype, tuple(x.shape[i] for i in order), perm=order)
 
 
+@writes(torch.permute, torch.Tensor.permute)
+def permute(x: Traced, *dims: Any) -> Traced:
+    order = [axis_of(dim, len(x.shape)) for dim in _listed(dims)]
+    return x.tracer.node("Transpose", [x.name], x.dtype, tuple(x.shape[i] for i in order), perm=order)
+
+
+@writes(torch.flip, torch.Tensor.flip)
+def flip(x: Traced, *dims: Any) -> Traced:
+    axes = [axis_of(dim, len(x.shape)) for dim in _listed(dims)]
+    names = [x.tracer.integers([value] * len(axes)) for value in (-1, -END)]
+    steps = x.tracer.integers([-1] * len(axes))
+    return x.tracer.node("Slice", [x.name, *names, x.tracer.integers(axes), steps], x.dtype, x.shape)
+
+
+def _listed(dims: tuple[Any, ...]) -> tuple[int, ...]:
+    """Axes that were given one by one, or all together."""
+    return dims if dims and isinstance(dims[0], int) else tuple(dims[0])
+
+
 @writes(torch.squeeze, torch.Tensor.squeeze)
 def squeeze(x: Traced, dim: int) -> Traced:
     shape = tuple(n for axis, n in enumerate(x.shape) if axis != dim % len(x.shape))
@@ -275,7 +207,10 @@ def unflatten(x: Traced, dim: int, sizes: Any) -> Traced:
     known = x.shape[dim]
     inner = [(None if known is None else known // -_product(sizes)) if n == -1 else n for n in sizes]
     # 0 keeps an axis, as far as it stands where it stood.
-    target = [0] * dim + list(sizes) + [n if n is not None else -1 for n in x.shape[dim + 1 :]]
+    behind = [n if n is not None else -1 for n in x.shape[dim + 1 :]]
+    if -1 in behind:
+        sizes = [-1 if n is None else n for n in inner]
+    target = [0] * dim + list(sizes) + behind
     shape = (*x.shape[:dim], *inner, *x.shape[dim + 1 :])
     return x.tracer.node("Reshape", [x.name, x.tracer.integers(target)], x.dtype, shape)
 

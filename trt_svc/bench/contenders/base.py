@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,6 +37,8 @@ class Opened:
     entrant: Entrant
     opening: Opening
     threads: int | None = None
+    chosen: str = ""
+    """What `auto` chose."""
 
 
 class Contender(ABC):
@@ -54,8 +56,8 @@ class Contender(ABC):
         return [None]
 
     @abstractmethod
-    def open(self, subject: Subject, track: Track, precision: str, forms: Forms) -> Opened:
-        """Ready to run any shape of the track."""
+    def prepare(self, subject: Subject, track: Track, precision: str, forms: Forms) -> Callable[[], Opened]:
+        """Does what is done once, such as building an engine; what it gives opens that, for any shape of the track."""
 
 
 contenders: Registry[Contender] = Registry("contender", "trt_svc.bench.contenders")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from trt_svc.bench.subjects import Subject
 from trt_svc.build import build_engine, default_rewrites
 from trt_svc.build import forms as competing_forms
 from trt_svc.build_config import BuildConfig, Precision, ShapeRange, default_frames
-from trt_svc.errors import TrtSvcError
+from trt_svc.cache import EngineCache
+from trt_svc.errors import EngineError, TrtSvcError
 from trt_svc.prebuilt import Engine
 from trt_svc.types import Array
 
@@ -63,11 +65,13 @@ class EngineContender(Contender):
         found = self._backend.probe()
         if not (found.builds and found.runs):
             return found.found
+        if precision not in self._backend.computes:
+            return f"it computes in float32 here: {precision} would only store the weights"
         try:
-            runs = self._backend.can_run(self._backend.settled(BuildConfig(self.name, precision=_precision(precision))))
+            settled = self._backend.settled(BuildConfig(self.name, precision=_precision(precision)))
+            return self._backend.why_not_here(settled)
         except TrtSvcError as err:
             return err.found
-        return "" if runs else found.found
 
     def forms(self, subject: Subject, wanted: Sequence[str]) -> list[Forms]:
         plain: Forms = ()
@@ -80,8 +84,8 @@ class EngineContender(Contender):
             sets += [plain, *competing_forms(self._backend, subject.net, BuildConfig(self.name))]
         return list(dict.fromkeys(sets))
 
-    def open(self, subject: Subject, track: Track, precision: str, forms: Forms) -> Opened:
-        return _opened(subject, track, self.name, precision, forms)
+    def prepare(self, subject: Subject, track: Track, precision: str, forms: Forms) -> Callable[[], Opened]:
+        return _prepared(subject, track, self.name, precision, forms)
 
 
 class Auto(Contender):
@@ -91,13 +95,16 @@ class Auto(Contender):
     precisions = ("fp32", "fp16")
 
     def why_not(self, device: str, precision: str) -> str:
-        return ""
+        choices = [kind for name, kind in backends if name != "torch" and kind.needs_gpu == (device != "cpu")]
+        if any(precision in kind.computes for kind in choices):
+            return ""
+        return f"nothing that it may choose here computes in {precision}"
 
-    def open(self, subject: Subject, track: Track, precision: str, forms: Forms) -> Opened:
-        return _opened(subject, track, AUTO, precision, None)
+    def prepare(self, subject: Subject, track: Track, precision: str, forms: Forms) -> Callable[[], Opened]:
+        return _prepared(subject, track, AUTO, precision, None)
 
 
-def _opened(subject: Subject, track: Track, backend: str, precision: str, forms: Forms) -> Opened:
+def _prepared(subject: Subject, track: Track, backend: str, precision: str, forms: Forms) -> Callable[[], Opened]:
     settings = BuildConfig(
         backend,
         "cpu" if track.device == "cpu" else "auto",
@@ -110,11 +117,25 @@ def _opened(subject: Subject, track: Track, backend: str, precision: str, forms:
     started = time.perf_counter()
     engine = build_engine(subject.checkpoint or subject.net, settings, cache=subject.cache)
     built_s = time.perf_counter() - started
-    files = engine.entry.files
+    opening = _opening(engine, built_s)
+    # Only the name goes on: the engine's files are read again, as by whoever finds it in the cache.
+    chosen = _chosen(engine) if backend == AUTO else ""
+    return partial(_opened, subject.cache, engine.key, track.device, opening, chosen)
+
+
+def _chosen(engine: Engine) -> str:
+    """Backend and forms of an engine."""
+    return " + ".join([engine.backend, *engine.notes["rewrites"]])
+
+
+def _opened(cache: EngineCache, key: str, device: str, opening: Opening, chosen: str) -> Opened:
     started = time.perf_counter()
-    runner = backends.get(engine.backend)().open(files, track.device)
+    entry = cache.find(key)
+    if entry is None:
+        raise EngineError("opening the engine that was just built", "the cache has lost it.", "Look at its disk.")
+    runner = backends.get(Engine(entry, True).backend)().open(entry.files, device)
     load_s = time.perf_counter() - started
-    return Opened(EngineEntrant(runner), _opening(engine, built_s, load_s))
+    return Opened(EngineEntrant(runner), opening.model_copy(update={"load_s": load_s}), chosen=chosen)
 
 
 def _ranges(subject: Subject, track: Track, backend: str) -> tuple[ShapeRange, ...]:
@@ -125,11 +146,10 @@ def _ranges(subject: Subject, track: Track, backend: str) -> tuple[ShapeRange, .
     return (ShapeRange(usual[0].min, usual[0].opt, usual[-1].max),)
 
 
-def _opening(engine: Engine, built_s: float, load_s: float) -> Opening:
+def _opening(engine: Engine, built_s: float) -> Opening:
     return Opening(
         from_cache=engine.cache_hit,
         build_s=float(engine.notes["build_s"]) if engine.cache_hit else built_s,
-        load_s=load_s,
         engine_key=engine.key,
         engine_bytes=engine.bytes,
     )

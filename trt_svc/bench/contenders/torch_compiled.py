@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import time
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from trt_svc.bench.contenders.base import Contender, Forms, Opened, Track, contenders
-from trt_svc.bench.contenders.torch_eager import GPU_ONLY, TorchEntrant, module_for, names_of
-from trt_svc.bench.report import Opening
+from trt_svc.bench.contenders.torch_eager import GPU_ONLY, TorchEntrant, module_for, names_of, on_torch
 from trt_svc.bench.subjects import Subject
 
 MAX_SHAPES = 256
@@ -48,14 +47,15 @@ class TorchCompile(Contender):
             return GPU_ONLY.get(precision, "")
         return ""
 
-    def open(self, subject: Subject, track: Track, precision: str, forms: Forms) -> Opened:
-        started = time.perf_counter()
-        torch._dynamo.config.recompile_limit = MAX_SHAPES
-        # Autotuning on CPUs compares templates for matrix products only: there are hardly any here.
-        how: dict[str, Any] = {"options": {"freezing": True}} if track.device == "cpu" else {"mode": self.mode}
-        module = torch.compile(module_for(subject.net, precision, track.device), dynamic=False, **how)
-        entrant = self.entrant(module, names_of(subject.net), track.device, precision)
-        return Opened(entrant, Opening(load_s=time.perf_counter() - started), torch.get_num_threads())
+    def prepare(self, subject: Subject, track: Track, precision: str, forms: Forms) -> Callable[[], Opened]:
+        def opened() -> Opened:
+            torch._dynamo.config.recompile_limit = MAX_SHAPES
+            # Autotuning on CPUs compares templates for matrix products only: there are hardly any here.
+            how: dict[str, Any] = {"options": {"freezing": True}} if track.device == "cpu" else {"mode": self.mode}
+            module = torch.compile(module_for(subject.net, precision, track.device), dynamic=False, **how)
+            return on_torch(self.entrant(module, names_of(subject.net), track.device, precision))
+
+        return opened
 
 
 class TorchCompileGraphs(TorchCompile):

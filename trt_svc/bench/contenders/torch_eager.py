@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -56,6 +55,11 @@ def module_for(net: VocoderNet, precision: str, device: str) -> nn.Module:
     return typed(net, Precision(precision)).to(device)
 
 
+def on_torch(entrant: Entrant) -> Opened:
+    """Without seconds of loading: the network is in memory already."""
+    return Opened(entrant, Opening(), torch.get_num_threads())
+
+
 def names_of(net: VocoderNet) -> list[str]:
     return [spec.name for spec in net.core_inputs()]
 
@@ -67,11 +71,12 @@ class TorchEager(Contender):
     def why_not(self, device: str, precision: str) -> str:
         return GPU_ONLY.get(precision, "") if device == "cpu" else ""
 
-    def open(self, subject: Subject, track: Track, precision: str, forms: Forms) -> Opened:
-        started = time.perf_counter()
-        module = module_for(subject.net, precision, track.device)
-        entrant = TorchEntrant(module, names_of(subject.net), track.device, precision)
-        return Opened(entrant, Opening(load_s=time.perf_counter() - started), torch.get_num_threads())
+    def prepare(self, subject: Subject, track: Track, precision: str, forms: Forms) -> Callable[[], Opened]:
+        def opened() -> Opened:
+            module = module_for(subject.net, precision, track.device)
+            return on_torch(TorchEntrant(module, names_of(subject.net), track.device, precision))
+
+        return opened
 
 
 class _Graphs(Entrant):
@@ -97,11 +102,12 @@ class TorchCudaGraphs(Contender):
     def why_not(self, device: str, precision: str) -> str:
         return "CUDA graphs need a GPU" if device == "cpu" else ""
 
-    def open(self, subject: Subject, track: Track, precision: str, forms: Forms) -> Opened:
-        started = time.perf_counter()
-        runner = TorchRunner(copy.deepcopy(subject.net), track.device)
-        entrant = _Graphs(runner, names_of(subject.net))
-        return Opened(entrant, Opening(load_s=time.perf_counter() - started), torch.get_num_threads())
+    def prepare(self, subject: Subject, track: Track, precision: str, forms: Forms) -> Callable[[], Opened]:
+        def opened() -> Opened:
+            runner = TorchRunner(copy.deepcopy(subject.net), track.device)
+            return on_torch(_Graphs(runner, names_of(subject.net)))
+
+        return opened
 
 
 contenders.register(UPSTREAM)(TorchEager())

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from trt_svc.features.f0.base import PitchTrack, f0_estimators
+from trt_svc.features.f0.upstream import UpstreamPitch, interpolate_f0, resize_f0
 from trt_svc.optional import require
 from trt_svc.types import Array
 
@@ -18,6 +19,8 @@ PERIOD_MS = 5.0
 class _World:
     module: ClassVar[str] = "pyworld"
     method: ClassVar[str]
+    upstream_decimals: ClassVar[int | None] = None
+    """Digits that so-vits-svc keeps of a value in Hz."""
 
     def __init__(self) -> None:
         with warnings.catch_warnings():
@@ -25,9 +28,19 @@ class _World:
             self._world: Any = require("pyworld", f"f0 method {self.method}")
 
     def __call__(self, audio: Array, sample_rate: int) -> PitchTrack:
+        return self._track(audio, sample_rate, PERIOD_MS)
+
+    def like_upstream(self, wav: Array, sample_rate: int, hop_samples: int, threshold: float) -> UpstreamPitch:
+        """WORLD's frames at the hop's spacing, resized: it finds one more at the end."""
+        f0 = self._track(wav, sample_rate, 1000 * hop_samples / sample_rate).f0_hz
+        if self.upstream_decimals is not None:
+            f0 = np.round(f0, self.upstream_decimals)
+        return interpolate_f0(resize_f0(f0, len(wav) // hop_samples), hop_samples, sample_rate)
+
+    def _track(self, audio: Array, sample_rate: int, period_ms: float) -> PitchTrack:
         wave = np.ascontiguousarray(audio, np.float64)
         estimate = getattr(self._world, self.method)
-        f0, times = estimate(wave, sample_rate, f0_floor=FLOOR_HZ, f0_ceil=CEILING_HZ, frame_period=PERIOD_MS)
+        f0, times = estimate(wave, sample_rate, f0_floor=FLOOR_HZ, f0_ceil=CEILING_HZ, frame_period=period_ms)
         return PitchTrack(times, self._world.stonemask(wave, f0, times, sample_rate))
 
 
@@ -39,3 +52,4 @@ class Harvest(_World):
 @f0_estimators.register("dio")
 class Dio(_World):
     method = "dio"
+    upstream_decimals = 1

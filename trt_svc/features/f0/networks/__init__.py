@@ -1,0 +1,1 @@
+"""The neural pitch estimators' networks, under the names of their published weights."""

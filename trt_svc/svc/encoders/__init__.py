@@ -1,0 +1,1 @@
+"""Content encoders, one file per kind."""

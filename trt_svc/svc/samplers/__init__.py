@@ -1,0 +1,1 @@
+"""Ways from noise to a mel, one file each."""
