@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -370,12 +369,40 @@ def test_every_round_runs_everybody_once_in_changing_order() -> None:
 
     names = ["a", "b", "c"]
     race({name: Named(name) for name in names}, "a", SUBJECT.inputs(1, 8), Pace(10, 10), clock, clock.settle)
-    rounds = [tuple(part) for part in itertools.batched(calls, 3)] if hasattr(itertools, "batched") else [
-        tuple(calls[i : i + 3]) for i in range(0, len(calls), 3)
-    ]  # fmt: skip
-    assert len(rounds) == 12  # two warm-ups
+    warm_ups, raced = calls[:6], calls[6:]
+    assert sorted(warm_ups) == ["a", "a", "b", "b", "c", "c"]
+    assert raced[::2] == raced[1::2]  # led in by itself
+    rounds = [tuple(raced[i : i + 6 : 2]) for i in range(0, len(raced), 6)]
+    assert len(rounds) == 10
     assert all(sorted(part) == names for part in rounds)
     assert len(set(rounds)) > 3
+
+
+def test_long_runs_are_not_made_twice() -> None:
+    clock, calls = Clock(), []
+
+    class Slow(Honest):
+        def run(self, placed: Any) -> Any:
+            calls.append(placed["mel"].tobytes())
+            return super().run(placed)
+
+    race({"a": Slow(clock, 0.6)}, "a", SUBJECT.inputs(1, 8), Pace(10, 10, budget_s=100), clock, clock.settle)
+    assert len(calls) == 12
+    assert len(set(calls)) == 12
+
+
+def test_a_timed_run_never_sees_the_input_of_its_lead_in() -> None:
+    clock, calls = Clock(), []
+
+    class Watching(Honest):
+        def run(self, placed: Any) -> Any:
+            calls.append(placed["mel"].tobytes())
+            return super().run(placed)
+
+    race({"a": Watching(clock)}, "a", SUBJECT.inputs(1, 8), Pace(10, 10), clock, clock.settle)
+    raced = calls[2:]
+    assert all(lead != timed for lead, timed in zip(raced[::2], raced[1::2], strict=True))
+    assert len(set(raced[1::2])) == 10
 
 
 def test_the_budget_ends_the_race_but_not_before_the_least_rounds() -> None:

@@ -28,6 +28,8 @@ WARM_UPS = 2
 LOUDNESS_STEP, LOUDNESS_STEPS = 0.01, 50
 """Every input is also a little louder than the one before (nepers), until it starts again from below."""
 ROLL = 97
+SHORT_S = 0.5
+"""Runs shorter than this are led in by an untimed one: what the one before left in caches and threads would show."""
 QUIET_SHARE, QUIET_LOOK_S, QUIET_WITHIN_S = 0.2, 0.003, 0.5
 """Others' threads are at rest when the process uses less than this share of a core; looked at for so long, at most."""
 
@@ -77,6 +79,8 @@ class Lap:
 
     seconds: list[float] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
+    warm_s: float = 0.0
+    """What its last run before the race took."""
     failure: str = ""
 
     @property
@@ -127,12 +131,10 @@ def race(
     laps = {name: Lap() for name in entrants}
     order = random.Random(0)
     for _ in range(WARM_UPS):
-        given, longest_s = inputs.draw(), 0.0
+        given = inputs.draw()
         for name in _running(laps):
-            began = clock()
-            _warm_up(entrants[name], laps[name], given)
-            longest_s = clock() - began if name == reference else longest_s
-        if longest_s > pace.budget_s / 4:
+            _warm_up(entrants[name], laps[name], given, clock)
+        if laps[reference].warm_s > pace.budget_s / 4:
             break  # runs that long are warm after one
     started, rounds = clock(), 0
     gc.collect()
@@ -141,7 +143,8 @@ def race(
         while _goes_on(rounds, clock() - started, laps, pace):
             names = _running(laps)
             order.shuffle(names)
-            _one_round({name: entrants[name] for name in names}, laps, reference, inputs.draw(), clock, settle)
+            before, given = given, inputs.draw()
+            _one_round({name: entrants[name] for name in names}, laps, reference, (before, given), clock, settle)
             rounds += 1
             if laps[reference].failure:
                 break  # nothing could be compared any more
@@ -172,9 +175,11 @@ def _expected(rounds: int, taken_s: float, pace: Pace) -> int:
     return max(rounds, int(min(pace.max_rounds, max(pace.min_rounds, fitting))))
 
 
-def _warm_up(entrant: Entrant, lap: Lap, given: Mapping[str, Array]) -> None:
+def _warm_up(entrant: Entrant, lap: Lap, given: Mapping[str, Array], clock: Callable[[], float]) -> None:
     try:
-        entrant.audio(entrant.run(entrant.placed(given)))
+        placed, began = entrant.placed(given), clock()
+        entrant.audio(entrant.run(placed))
+        lap.warm_s = clock() - began
     except Exception as err:  # whatever a runtime throws is its own row's business
         lap.failure = failure(err)
 
@@ -183,15 +188,18 @@ def _one_round(
     entrants: Mapping[str, Entrant],
     laps: Mapping[str, Lap],
     reference: str,
-    given: Mapping[str, Array],
+    inputs: tuple[Mapping[str, Array], Mapping[str, Array]],
     clock: Callable[[], float],
     settle: Callable[[], None],
 ) -> None:
+    before, given = inputs
     made: dict[str, Array] = {}
     for name, entrant in entrants.items():
         try:
-            placed = entrant.placed(given)
+            led_in, placed = entrant.placed(before), entrant.placed(given)
             settle()
+            if laps[name].warm_s < SHORT_S:
+                entrant.run(led_in)
             finish(entrant.device)
             begin = clock()
             out = entrant.run(placed)
