@@ -92,9 +92,11 @@ class Call:
 
     def placed(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments of a round; not timed."""
+        lead_in = self._entrant.placed(self._inputs.draw())
         self._given = self._inputs.draw()
         placed = self._entrant.placed(self._given)
         at_rest()  # the reference of the last round has threads of its own
+        self._entrant.run(lead_in)  # and left its own things in the caches
         return (placed,), {}
 
     def run(self, placed: Any) -> None:
