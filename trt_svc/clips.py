@@ -42,7 +42,7 @@ def clip_of(net: VocoderNet, recording: Path, frames: int) -> Clip:
     frames = min(frames, mel.shape[2])
     level = np.convolve(np.exp(mel[0]).mean(axis=0), np.ones(frames), mode="valid")
     start = int(np.argmax(level))
-    f0 = _pitch(wave[0], net.spec.mel.sample_rate).at_frames(mel.shape[2], net.spec.hop, net.spec.sample_rate)
+    f0 = pitch_of(wave[0], net.spec.mel.sample_rate).at_frames(mel.shape[2], net.spec.hop, net.spec.sample_rate)
     curve = np.minimum(f0[None, start : start + frames], np.float32(0.9 * net.spec.max_f0_hz))
     excitation = net.excitation()
     rendered = excitation.begin(Noise(excitation.fields, (0,))).push(curve, frames)
@@ -58,7 +58,8 @@ def _stretch(wave: Array, net: VocoderNet, start: int, frames: int) -> Array:
     return np.pad(piece, (0, samples - len(piece)))
 
 
-def _pitch(wave: Array, sample_rate: int) -> PitchTrack:
+def pitch_of(wave: Array, sample_rate: int) -> PitchTrack:
+    """By the first method that is installed, else a constant one."""
     for name in _PITCH_METHODS:
         method = f0_estimators.get(name)
         if is_installed(method.module):

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from trt_svc.audio import mono, read_audio
+from trt_svc.clips import pitch_of
 from trt_svc.difference import Difference, difference, worst
 from trt_svc.errors import InputError, shown
-from trt_svc.features.f0.base import DEFAULT_F0, PitchTrack, constant_track, f0_estimators
 from trt_svc.files import replacing
-from trt_svc.optional import is_installed, require
+from trt_svc.optional import require
 from trt_svc.progress import Progress, Quiet
 from trt_svc.sensitivity import RECORDINGS
 from trt_svc.session import Vocoder
@@ -36,7 +36,7 @@ LATENTS = 2
 PICTURES = (".png", ".svg")
 DPI = 100
 COLOURS = 200
-_FALLBACK_HZ = 220.0
+_LATENT_HZ = 220.0
 _IDENTICAL_DB = 150.0
 """Where the picture puts what has no difference at all: about the end of float32."""
 
@@ -257,16 +257,9 @@ def _from_recording(vocoder: Vocoder, path: Path, frames: int) -> _Clip:
     f0 = None
     if spec.needs_f0:
         gliding = vocoder.excitation.lookahead_frames > 0
-        pitch = _pitch(wave, rate).at_frames(mel.shape[2], spec.hop, spec.sample_rate, fill_unvoiced=gliding)
+        pitch = pitch_of(wave, rate).at_frames(mel.shape[2], spec.hop, spec.sample_rate, fill_unvoiced=gliding)
         f0 = np.minimum(pitch[None, part], np.float32(0.9 * spec.max_f0_hz))
     return _Clip(path.name, np.ascontiguousarray(mel[:, :, part]), f0, _speaker(vocoder, 0))
-
-
-def _pitch(wave: Array, sample_rate: int) -> PitchTrack:
-    method = f0_estimators.get(DEFAULT_F0)
-    if is_installed(method.module):
-        return method()(wave, sample_rate)
-    return constant_track(_FALLBACK_HZ, wave.shape[-1] / sample_rate)
 
 
 def _latents(vocoder: Vocoder, frames: int, recordings: Sequence[Path] | None) -> list[_Clip]:
@@ -283,7 +276,7 @@ def _latent(vocoder: Vocoder, frames: int, seed: int) -> _Clip:
     """A normal latent with a sung glide, an eighth of it unvoiced."""
     latent = np.random.default_rng(seed).normal(size=(1, vocoder.spec.n_mels, frames)).astype(np.float32)
     time = np.arange(frames) / vocoder.spec.frames_per_second
-    f0 = (_FALLBACK_HZ * 2 ** (0.5 * np.sin(2 * np.pi * (time + seed / LATENTS)))).astype(np.float32)
+    f0 = (_LATENT_HZ * 2 ** (0.5 * np.sin(2 * np.pi * (time + seed / LATENTS)))).astype(np.float32)
     f0[frames // 2 : frames // 2 + frames // 8] = 0
     curve = f0[None] if vocoder.spec.needs_f0 else None
     return _Clip(f"normal latent, seed {seed}", latent, curve, _speaker(vocoder, seed))

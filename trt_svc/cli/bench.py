@@ -129,15 +129,8 @@ def command(
         chosen = recipe_from(_settled(what or [], recipe or [], _given(options), _given(settings)), "options")
         if dry_run:
             _dry(chosen, output, as_json)
-            return
-        folder = output or Path("bench-reports") / _file_name(chosen.name)
-        report, note = _raced(chosen, folder, as_json)
-        if as_json:
-            print_json({**report.as_dict(), "output": str(folder)})
         else:
-            _print(report, folder, note)
-        if report.stopped:
-            raise typer.Exit(INTERRUPTED)
+            _race(chosen, output or Path("bench-reports") / _file_name(chosen.name), as_json)
 
 
 app.command("compare")(bench_compare.command)
@@ -192,6 +185,16 @@ def _file_name(text: str) -> str:
     from trt_svc.bench.listen import slug
 
     return slug(text)
+
+
+def _race(recipe: Recipe, folder: Path, as_json: bool) -> None:
+    report, note = _raced(recipe, folder, as_json)
+    if as_json:
+        print_json({**report.as_dict(), "output": str(folder)})
+    else:
+        _print(report, folder, note)
+    if report.stopped:
+        raise typer.Exit(INTERRUPTED)
 
 
 def _raced(recipe: Recipe, folder: Path, quiet: bool) -> tuple[Report, str]:

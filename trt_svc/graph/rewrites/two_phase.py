@@ -7,6 +7,7 @@ mirrors the *interleaved* signal at the edges, so both phases continue with the 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -32,7 +33,7 @@ def phase_taps() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return up_even, up_odd, down_even, down_odd
 
 
-class TwoPhaseSnake(nn.Module):
+class TwoPhaseSnake(nn.Module, ABC):
     """The anti-aliased activation in two phases; subclasses say how a 7-tap sum is done."""
 
     samples_each_side = 5
@@ -49,9 +50,9 @@ class TwoPhaseSnake(nn.Module):
         down_even = self.filtered(torch.cat([*before, even, *after], dim=-1), 2)
         return down_even + self.filtered(torch.cat([*before, odd, *after], dim=-1), 3)
 
+    @abstractmethod
     def filtered(self, padded: Tensor, which: int) -> Tensor:
         """7-tap sums, 6 samples shorter than their input."""
-        raise NotImplementedError
 
 
 class ConvPhases(TwoPhaseSnake):
