@@ -1,4 +1,4 @@
-"""Every published config through NVIDIA's compiler, in fp16, for three GPU generations, without a GPU.
+"""Every published config, and every stage of a conversion, through NVIDIA's compiler, in fp16, without a GPU.
 
 python -m benchmarks.compile_matrix > docs/compile-matrix.md
 
@@ -14,10 +14,18 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from benchmarks.full_size import CONFIGS, full_size
+from benchmarks.full_size_stages import STAGES
+
+if TYPE_CHECKING:
+    from trt_svc.build_config import BuildConfig
+    from trt_svc.graph.model import Graph
+    from trt_svc.svc.stage import StageNet
 
 TARGETS = ("sm86", "sm89", "sm120")
 EXTRA_FORMS = {"bigvgan_base_24khz_100band": ("upstream",)}
@@ -46,12 +54,9 @@ Running these engines needs an RTX card: latency is not measured here.
 def one(name: str, form: str) -> dict[str, object]:
     """Builds one engine in this process."""
     from trt_svc.backends.base import backends
-    from trt_svc.backends.tensorrt import PLAN
     from trt_svc.build import default_rewrites
     from trt_svc.build_config import BuildConfig, Precision
-    from trt_svc.errors import TrtSvcError
     from trt_svc.graph.vocoder import graph_from_vocoder
-    from trt_svc.progress import Quiet
 
     net = full_size(name)
     backend = backends.get("tensorrt-rtx")()
@@ -67,15 +72,79 @@ def one(name: str, form: str) -> dict[str, object]:
         "nodes": len(graph.model.graph.node),
         "islands": graph.float32_islands(),
     }
+    return {**row, **compiled(graph, settings)}
+
+
+STAGE_HEAD = """
+## Stages of a conversion
+
+Every other network of a conversion as an engine of its own, at the size of the published models (random weights of a
+trained network's scale). Products are half precision; norms, softmax, sums and searches are float32, and so are inputs
+and outputs (`trt_svc/graph/half.py`). Stages that compare long vectors stay float32 as a whole. Lengths are samples for
+content encoders of audio, windows for crepe, frames for all others.
+
+- *dB* is the signal-to-noise ratio of the same graph on onnxruntime against torch float32, the lowest of several
+  lengths within a second; the gate is 45 dB.
+
+| stage | precision | lengths x batch | result | dB | parse s | build s | MB | RSS MB | nodes | islands | kernels |
+|---|---|---|---|---|---|---|---|---|---|---|---|"""
+QUALITY_LONGEST = {"audio": 16_000}
+QUALITY_FRAMES = 100
+
+
+def one_stage(name: str) -> dict[str, object]:
+    """Builds the engine of one stage in this process."""
+    from trt_svc.build_config import BuildConfig, Precision
+    from trt_svc.svc.stage_graphs import graph_of
+
+    stage = STAGES[name]()
+    precision = Precision("fp32" if stage.whole_float32 else "fp16")
+    settings = BuildConfig(
+        "tensorrt-rtx", precision=precision, frames=(stage.lengths,), batch=stage.batch, targets=TARGETS
+    )
+    graph = graph_of(stage, precision)
+    row: dict[str, object] = {
+        "stage": name,
+        "precision": precision.name,
+        "profiles": f"{stage.lengths} x {stage.batch}",
+        "nodes": len(graph.model.graph.node),
+        "islands": graph.float32_islands(),
+    }
+    # The compiler's memory is told before anything else takes some.
+    return {**row, **compiled(graph, settings), "db": f"{quality_db(stage, graph):.0f}"}
+
+
+def quality_db(stage: StageNet, graph: Graph) -> float:
+    """Of the graph on onnxruntime, at the lengths of the gate that are not long."""
+    from trt_svc.difference import difference
+    from trt_svc.graph.check import run_on_cpu
+    from trt_svc.svc.engine_building import gate_shapes
+    from trt_svc.svc.stage import in_torch
+
+    longest = max(QUALITY_LONGEST.get(stage.inputs[0].name, QUALITY_FRAMES), stage.lengths.min)
+    found = []
+    for batch, length in gate_shapes(stage.lengths, stage.batch):
+        if length <= longest:
+            inputs = stage.examples(batch, length, length)
+            found.append(difference(run_on_cpu(graph, inputs), in_torch(stage)(inputs)).snr_db)
+    return min(found)
+
+
+def compiled(graph: Graph, settings: BuildConfig) -> dict[str, object]:
+    """What the compiler makes of a graph."""
+    from trt_svc.backends.base import backends
+    from trt_svc.backends.tensorrt import PLAN
+    from trt_svc.errors import TrtSvcError
+    from trt_svc.progress import Quiet
+
     started = time.perf_counter()
     try:
-        built = backend.build(graph, settings, Quiet())
+        built = backends.get("tensorrt-rtx")().build(graph, settings, Quiet())
     except TrtSvcError as err:
-        return {**row, "result": f"{type(err).__name__}: {err.found}"}
+        return {"result": f"{type(err).__name__}: {err.found}"}
     total_s = time.perf_counter() - started
     parse_s = float(built.notes["parse_s"])
     return {
-        **row,
         "result": "ok",
         "parse_s": f"{parse_s:.2f}",
         "build_s": f"{total_s - parse_s:.1f}",
@@ -86,43 +155,56 @@ def one(name: str, form: str) -> dict[str, object]:
 
 
 COLUMNS = (
-    "config",
-    "family",
-    "form",
-    "precision",
-    "profiles",
-    "result",
-    "parse_s",
-    "build_s",
-    "mb",
-    "peak_mb",
-    "nodes",
-    "islands",
-)
+    "config", "family", "form", "precision", "profiles", "result", "parse_s", "build_s", "mb", "peak_mb", "nodes",
+    "islands", "kernels",
+)  # fmt: skip
+STAGE_COLUMNS = (
+    "stage", "precision", "profiles", "result", "db", "parse_s", "build_s", "mb", "peak_mb", "nodes", "islands",
+    "kernels",
+)  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="*", default=CONFIGS)
+    parser.add_argument("--only", choices=("configs", "stages"), help="leave the other table out")
     parser.add_argument("--one", nargs=2, metavar=("CONFIG", "FORM"), help=argparse.SUPPRESS)
+    parser.add_argument("--one-stage", metavar="STAGE", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(one(*options.one)))
+    if options.one or options.one_stage:
+        print(json.dumps(one(*options.one) if options.one else one_stage(options.one_stage)))
         return
+    if options.only != "stages":
+        write_configs(options.configs)
+    if options.only != "configs":
+        write_stages()
+
+
+def write_configs(names: Sequence[str]) -> None:
     from trt_svc.backends.trt_api import TrtApi
 
-    progress = Console(stderr=True)
     version, machine = TrtApi.load("tensorrt_rtx").version, f"{platform.system()} {platform.machine()}"
     print(HEAD.format(targets=", ".join(TARGETS), version=version, machine=machine))
-    for name in options.configs:
+    for name in names:
         for form in ("usual", *EXTRA_FORMS.get(name, ())):
-            progress.print(f"{name}, {form} form ...")
-            command = [sys.executable, "-m", "benchmarks.compile_matrix", "--one", name, form]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise SystemExit(f"{name} failed:\n{done.stderr}")
-            row = json.loads(done.stdout.splitlines()[-1])
-            print("| " + " | ".join(str(row.get(column, "")) for column in (*COLUMNS, "kernels")) + " |", flush=True)
+            write_row(COLUMNS, "--one", name, form)
+
+
+def write_stages() -> None:
+    print(STAGE_HEAD)
+    for name in STAGES:
+        write_row(STAGE_COLUMNS, "--one-stage", name)
+
+
+def write_row(columns: Sequence[str], *arguments: str) -> None:
+    """One build in a process of its own, as a line of a table."""
+    Console(stderr=True).print(", ".join(arguments[1:]), "...")
+    command = [sys.executable, "-m", "benchmarks.compile_matrix", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{arguments[1]} failed:\n{done.stderr}")
+    row = json.loads(done.stdout.splitlines()[-1])
+    print("| " + " | ".join(str(row.get(column, "")) for column in columns) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -139,6 +139,7 @@ ELEMENTWISE: dict[str, Function] = {
     "where broadcasts": lambda x, y: torch.where(torch.gt(x[:, :1], 0), ROW, y[:, :, :1]),
     "where method": lambda x, y: x.where(torch.gt(y, 0), y),
     "masked_fill": lambda x, y: x.masked_fill(torch.gt(y, 0), -1e4),
+    "operators": lambda x, y: (x > y).float() + 2 * (x >= y) + 4 * (x < 0.25).float() + 8 * (y <= ROW).float(),
 }  # fmt: skip
 COMPARED = {"lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge, "eq": torch.eq, "ne": torch.ne}
 for _name, _compare in COMPARED.items():
@@ -204,6 +205,7 @@ TRANSFORMERS: dict[str, Function] = {
     "matmul": lambda x, y: torch.matmul(x, y.transpose(1, 2)) + torch.bmm(x, y.transpose(1, 2)),
     "matmul constant first": lambda x, y: torch.matmul(constant(4, CHANNELS), x),
     "matmul operator": lambda x, y: x.transpose(1, 2) @ constant(CHANNELS, 4) + constant(4, 1).T,
+    "matmul operator of two": lambda x, y: x @ y.transpose(1, 2),
     "matmul broadcasts": lambda x, y: torch.matmul(heads(x), constant(2, 3, 5)),
     "matmul vectors": lambda x, y: torch.matmul(SCALE, x) + torch.matmul(y.transpose(1, 2), SCALE),
     "softmax": lambda x, y: torch.softmax(x, dim=-1) + F.softmax(y, dim=1) + y.softmax(2),
@@ -225,7 +227,39 @@ TRANSFORMERS: dict[str, Function] = {
     "attention of queries that see nothing": lambda x, y: over_channels(x, y, attn_mask=NOTHING_SEEN),
     "attention of constant queries": lambda x, y: F.scaled_dot_product_attention(constant(1, 2, CHANNELS), x.transpose(1, 2), y.transpose(1, 2)),
 }  # fmt: skip
-CASES = ELEMENTWISE | MOVED | ROWS | TRANSFORMERS
+
+
+def image(x: Any) -> Any:
+    """(batch, 6, frames) -> (batch, 2, 3, frames + 3)."""
+    return longer(torch.unflatten(x, 1, (2, 3)))
+
+
+def longer(x: Any) -> Any:
+    """Three places more. Scaled, because onnxruntime 1.31 fuses padding into pooling that it is too wide for."""
+    return 1.5 * F.pad(x, (1, 2))
+
+
+NORM = {"running_mean": SHIFT, "running_var": constant(CHANNELS, seed=5).abs() + 0.1}
+CONVOLUTIONS: dict[str, Function] = {
+    "conv1d": lambda x, y: F.conv1d(F.pad(x, (4, 4)), constant(4, 3, 3), constant(4), stride=2, padding=1, dilation=2, groups=2),
+    "conv1d of known length": lambda x, y: F.conv1d(x[:, None, :, 0], constant(2, 1, 4), stride=2, padding=2),
+    "conv2d": lambda x, y: F.conv2d(image(x), constant(4, 1, 3, 2), constant(4), (1, 2), (2, 1), groups=2),
+    "conv2d dilated": lambda x, y: F.conv2d(image(x), constant(4, 2, 2, 2), stride=2, padding=1, dilation=(2, 1)),
+    "conv_transpose1d": lambda x, y: F.conv_transpose1d(x, constant(CHANNELS, 2, 4), SCALE[:4], stride=3, padding=1, groups=2),
+    "conv_transpose2d": lambda x, y: F.conv_transpose2d(image(x), constant(2, 3, 3, 3), SCALE[:3], 2, 1, 1),
+    "conv_transpose2d dilated": lambda x, y: F.conv_transpose2d(image(x), constant(2, 1, 2, 3), None, (1, 2), (1, 0), (0, 1), 2, (3, 1)),
+    "max pool": lambda x, y: F.max_pool1d(longer(x), 2) + F.max_pool1d(longer(y), 3, 2, 1)[..., :1],
+    "max pool of known length": lambda x, y: F.max_pool1d(x[:, None, :, 0], 2).flatten(1) @ constant(3, 2),
+    "max pool of images": lambda x, y: F.max_pool2d(image(x), (2, 1)) + F.max_pool2d(image(y), (2, 3), 1, (0, 1)),
+    "avg pool": lambda x, y: F.avg_pool2d(image(x), 2) + F.avg_pool2d(image(y), (3, 2), (1, 2)),
+    "avg pool of the padding": lambda x, y: F.avg_pool2d(image(x), 3, 2, 1),
+    "avg pool without the padding": lambda x, y: F.avg_pool2d(image(x), 3, 2, 1, count_include_pad=False),
+    "batch_norm": lambda x, y: F.batch_norm(x, **NORM, weight=SCALE, bias=SHIFT, eps=1e-3),
+    "batch_norm plain": lambda x, y: F.batch_norm(x.unsqueeze(3), **NORM),
+    "glu": lambda x, y: F.glu(x, 1) + F.glu(y.transpose(1, 2)).transpose(1, 2),
+    "silu": lambda x, y: F.silu(x),
+}  # fmt: skip
+CASES = ELEMENTWISE | MOVED | ROWS | TRANSFORMERS | CONVOLUTIONS
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -276,6 +310,10 @@ REFUSED: dict[str, tuple[Function, str]] = {
     "rows by brackets": (lambda x, y: x[:, torch.tensor([1, 0])], "indexes with Tensor"),
     "a type without form": (lambda x, y: x.to(torch.int32), "int32"),
     "norm of unknown channels": (lambda x, y: F.group_norm(x.transpose(1, 2), 1), "number of channels"),
+    "pooling that rounds up": (lambda x, y: F.max_pool1d(x, 2, ceil_mode=True), "rounds up"),
+    "pooling with a divisor": (lambda x, y: F.avg_pool2d(image(x), 2, divisor_override=3), "divisor"),
+    "norm in training": (lambda x, y: F.batch_norm(x, **NORM, training=True), "statistics"),
+    "gate over time": (lambda x, y: F.glu(x), "not known"),
     "fractional counting": (lambda x, y: torch.arange(0.5, x.size(2)), "whole numbers"),
 }
 

@@ -14,6 +14,7 @@ from tests.test_svc_synthesizer import META, config_of, stored, write_voice
 from trt_svc.backends.base import backends
 from trt_svc.build_config import BuildConfig, Precision, ShapeRange
 from trt_svc.difference import difference
+from trt_svc.graph.model import load_graph
 from trt_svc.progress import Quiet
 from trt_svc.svc.networks.attention import SelfAttention
 from trt_svc.svc.networks.stages import EncoderStage, PitchStage
@@ -70,6 +71,23 @@ def test_every_stage_of_a_voice(net: str, tmp_path: Path) -> None:
     if model.f0_decoder is not None:
         pitch = PitchStage(model)
         same_on_onnxruntime(pitch, pitch.core_inputs())
+
+
+def test_an_input_of_one_position(tmp_path: Path) -> None:
+    """Whatever the length of the others, for every backend that sets shapes, and when the graph is read again."""
+    graph = stage_graph(Shifted(), [CoreInput("x", 2), CoreInput("shift", 2, 0)], "out")
+    along, one = graph.inputs
+    assert (along.shape(3, 40), one.shape(3, 40), one.axis()) == ((3, 2, 40), (3, 2, 1), 1)
+    (tmp_path / "graph.onnx").write_bytes(graph.to_bytes())
+    assert load_graph(tmp_path / "graph.onnx").inputs == graph.inputs
+    session = onnxruntime.InferenceSession(graph.to_bytes(), providers=["CPUExecutionProvider"])
+    given = {"x": np.ones((3, 2, 5), np.float32), "shift": np.arange(6, dtype=np.float32).reshape(3, 2, 1)}
+    np.testing.assert_array_equal(session.run(None, given)[0], given["x"] + given["shift"])
+
+
+class Shifted(torch.nn.Module):
+    def forward(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        return x + shift
 
 
 def test_nvidias_compiler_takes_the_encoder(tmp_path: Path) -> None:

@@ -31,9 +31,11 @@ from trt_svc.errors import (
     shown,
 )
 from trt_svc.graph.check import MIN_EXPORT_SNR_DB, compare_with_module, reference_audio, run_on_cpu
+from trt_svc.graph.mixed import product_layers
 from trt_svc.graph.model import Graph
-from trt_svc.graph.rewrites.base import applicable
+from trt_svc.graph.rewrites.base import applicable, rewritten
 from trt_svc.graph.vocoder import described_stages, graph_from_vocoder, stage_graphs
+from trt_svc.mixed_layers import protected_layers, rounding_costs
 from trt_svc.prebuilt import Engine, find_built, request_for
 from trt_svc.precision import layers_of
 from trt_svc.progress import Progress, Quiet
@@ -53,6 +55,8 @@ GATE_FRAMES = (1, 33, 160)
 SENTINEL_FRAMES = 32
 STAGE_GATE_FRAMES = 40
 GATE_MAX_FRAMES = 1000
+MIX_FRAMES, MIX_SEED = (1, 8, 24), 11
+"""What the layers of a mixed engine are chosen on."""
 
 
 def build_engine(
@@ -97,6 +101,8 @@ def _engine_of(net: VocoderNet, config: BuildConfig, cache: EngineCache, force: 
     check_protected(net, wanted)
     if wanted.backend == "auto" and wanted.targets:
         wanted = replace(wanted, backend="tensorrt-rtx")  # nothing else compiles for GPUs that are not here
+    if wanted.backend == "auto" and wanted.precision.name == "mixed":
+        wanted = replace(wanted, backend="openvino")  # nothing else multiplies in bfloat16 on CPUs
     measured: dict[str, Any] = {}
     built: Built | None = None
     if wanted.backend == "auto":
@@ -105,6 +111,8 @@ def _engine_of(net: VocoderNet, config: BuildConfig, cache: EngineCache, force: 
     wanted = backend.settled(wanted)
     if wanted.rewrites is None:
         wanted = replace(wanted, rewrites=default_rewrites(backend, net))
+    if wanted.precision.name == "mixed" and not wanted.precision.protected:
+        wanted = with_protection(net, wanted, backend, progress)
     progress.stage("writing the graph")
     graph = graph_from_vocoder(net, wanted.precision, wanted.rewrites or ())
     key = engine_key(graph.metadata["weights_sha256"], graph.sha256(), wanted, backend.identity(wanted))
@@ -116,6 +124,31 @@ def _engine_of(net: VocoderNet, config: BuildConfig, cache: EngineCache, force: 
             notes = {**found.notes, "measured": measured}
             return Engine(cache.store(key, found.entry.files, found.entry.metadata, notes), True)
         return found
+
+
+def with_protection(net: VocoderNet, config: BuildConfig, backend: Backend, progress: Progress) -> BuildConfig:
+    """With the layers in float32 that a mixed engine needs to pass the gate, and no more."""
+    progress.stage("rounding one layer at a time")
+    names = config.rewrites or ()
+    body, layers = rewritten(net, names), product_layers(graph_from_vocoder(net, Precision(), names))
+    heard = example_inputs(net, 1, MIX_FRAMES[-1], seed=MIX_SEED)
+    costs = list(rounding_costs(body, lambda: reference_audio(body, heard), layers))
+    cases = [example_inputs(net, 1, frames, seed=frames) for frames in MIX_FRAMES]
+    answers = [(case, reference_audio(net, case)) for case in cases]
+
+    def protecting(some: tuple[str, ...]) -> BuildConfig:
+        return replace(config, precision=replace(config.precision, protected=some))
+
+    def measured_db(some: tuple[str, ...]) -> float:
+        tried = protecting(some)
+        graph = graph_from_vocoder(net, tried.precision, names)
+        runner = backend.open(backend.build(graph, tried, progress).files, "auto")
+        _stop_if_cancelled(progress)
+        arrays = [{spec.name: case[spec.name].numpy() for spec in graph.inputs} for case in cases]
+        made = [runner.run(given) for given in arrays]
+        return min(difference(m, answer).snr_db for m, (_, answer) in zip(made, answers, strict=True))
+
+    return protecting(protected_layers(layers, costs, config.min_snr_db, measured_db))
 
 
 def check_protected(net: VocoderNet, config: BuildConfig) -> None:

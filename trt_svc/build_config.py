@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trt_svc.errors import ConfigError, shown
 from trt_svc.registry import did_you_mean
 
-DEFAULT_GATE_DB = {"fp32": 100.0, "fp16": 45.0, "bf16": 35.0}
+DEFAULT_GATE_DB = {"fp32": 100.0, "mixed": 53.0, "fp16": 45.0, "bf16": 35.0}
 """Lowest signal-to-noise ratio against torch float32 at which an engine is kept."""
 SM_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm90", "sm100", "sm120", "sm121")
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 1000, "MB": 10**6, "GB": 10**9}
@@ -35,8 +35,9 @@ COMMON_OPTIONS = frozenset({"streaming"})
 """Those that every backend knows."""
 STREAM_MAX_FRAMES = 400
 """Longest window of an engine's stages: blocks of some seconds and their context."""
-MAX_FRAMES = 200_000
-PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+MAX_POSITIONS = 1 << 21
+"""Longest axis: frames of a mel (hours), or samples of a stage that hears audio (two minutes at 16 kHz)."""
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "mixed")
 BF16_REASON = "bfloat16 keeps 8 bits: networks of this depth come out near 40 dB, audibly rough"
 
 
@@ -45,9 +46,9 @@ class Precision:
     """The type of the network's body and the layers that stay float32."""
 
     name: str = "fp32"
-    """auto: fp16 on GPUs, fp32 on CPUs, where half precision is slower."""
+    """auto: fp16 on GPUs, fp32 on CPUs, where half precision is slower. mixed: float32 but for products in bfloat16."""
     protected: tuple[str, ...] = ()
-    """Module names (shell patterns) kept in float32 beside the family's own."""
+    """Module names (shell patterns) kept in float32 beside the family's own. mixed: none means those measured."""
     allow_bf16: bool = False
 
     def __post_init__(self) -> None:
@@ -73,8 +74,8 @@ class ShapeRange:
     max: int
 
     def __post_init__(self) -> None:
-        if self.max > MAX_FRAMES:
-            raise ConfigError(f"range {self}", f"{self.max} is beyond {MAX_FRAMES}.", "Chunk longer input.")
+        if self.max > MAX_POSITIONS:
+            raise ConfigError(f"range {self}", f"{self.max} is beyond {MAX_POSITIONS}.", "Chunk longer input.")
         if not 1 <= self.min <= self.opt <= self.max:
             raise ConfigError(
                 f"range {self}", "it must rise from 1 on: minimum <= usual <= maximum.", "Write it as 32:512:2048."

@@ -36,7 +36,7 @@ class TypedLayer(nn.Module):
 def typed(net: VocoderNet, precision: Precision) -> VocoderNet:
     """A copy of the network whose layers run in the precision's types; inputs and audio stay float32."""
     out = copy.deepcopy(net)
-    if precision.name == "fp32":
+    if precision.name in ("fp32", "mixed"):  # mixed types are put into the finished graph
         return out
     for name, layer in layers_of(out):
         rule = rule_for(net, name, precision)

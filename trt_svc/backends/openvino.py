@@ -11,6 +11,7 @@ import numpy as np
 
 from trt_svc.backends.base import Backend, Built, Probe, Runner, backends
 from trt_svc.build_config import BuildConfig
+from trt_svc.errors import ConfigError
 from trt_svc.graph.model import Graph
 from trt_svc.optional import install_line, is_installed, require
 from trt_svc.progress import Progress
@@ -59,7 +60,9 @@ class OpenVinoRunner:
 @backends.register("openvino")
 class OpenVino(Backend):
     name = "openvino"
-    computes = ("fp32",)  # see FULL_PRECISION: half-precision weights are widened before they are used
+    precisions = ("fp32", "fp16", "mixed")
+    # See FULL_PRECISION: half-precision weights are widened before they are used, but bfloat16 products stay such.
+    computes = ("fp32", "mixed")
 
     def probe(self) -> Probe:
         if not is_installed("openvino"):
@@ -70,6 +73,19 @@ class OpenVino(Backend):
             return Probe(
                 False, False, f"openvino cannot be used ({err})", f"{install_line('openvino')} --force-reinstall"
             )
+
+    def settled(self, config: BuildConfig) -> BuildConfig:
+        settled = super().settled(config)
+        if settled.precision.name == "mixed" and "BF16" not in self._capabilities():
+            raise ConfigError(
+                "precision 'mixed' for the openvino backend",
+                "this CPU does not multiply in bfloat16 (AVX512-BF16 or AMX).",
+                "Use fp32: it is as quick here.",
+            )
+        return settled
+
+    def _capabilities(self) -> list[str]:
+        return [str(name) for name in self._package().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")]
 
     def _package(self) -> Any:
         return require("openvino", PURPOSE)

@@ -87,7 +87,7 @@ class TorchRunner:
 
 
 def _in_float32(net: Any, tensors: Tensors) -> torch.Tensor:
-    with _FULL_FLOAT32:
+    with FULL_FLOAT32:
         made: torch.Tensor = net(*tensors)
     return made
 
@@ -121,7 +121,7 @@ class _FullFloat32:
                 torch.backends.cudnn.allow_tf32 = self._before
 
 
-_FULL_FLOAT32 = _FullFloat32()
+FULL_FLOAT32 = _FullFloat32()
 
 
 @backends.register("torch")

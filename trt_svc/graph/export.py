@@ -22,13 +22,11 @@ def export(
     metadata: Mapping[str, Any],
 ) -> Graph:
     """The graph of a module with float32 inputs and one float32 output."""
-    kinds = {spec.name: (torch.float32, (None, spec.channels, None)) for spec in inputs}
+    kinds = {spec.name: (torch.float32, spec.traced_shape()) for spec in inputs}
     tracer, made = trace(module, kinds)
     (result,) = made
     _rename(tracer, result, output)
-    values = [
-        helper.make_tensor_value_info(s.name, TensorProto.FLOAT, ["batch", s.channels, s.axis_name()]) for s in inputs
-    ]
+    values = [helper.make_tensor_value_info(s.name, TensorProto.FLOAT, ["batch", s.channels, s.axis()]) for s in inputs]
     outputs = [helper.make_tensor_value_info(output, ONNX_TYPES[result.dtype], list(output_axes))]
     nodes, constants = _used(tracer, output)
     graph = helper.make_graph(nodes, "trt_svc", values, outputs, initializer=constants)

@@ -1,6 +1,6 @@
 """How torch functions are written in ONNX. One function each; `@writes` files it.
 
-Here: convolutions, and what moves values about. The others are in modules of their own, which are imported here.
+Here: what moves values about. The others are in modules of their own, which are imported here.
 """
 
 from __future__ import annotations
@@ -8,60 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from trt_svc.errors import GraphError
-from trt_svc.graph import functions_attention, functions_elementwise, functions_rows  # noqa: F401 - they file writers
+from trt_svc.graph import (  # noqa: F401 - they file writers
+    functions_attention,
+    functions_convolution,
+    functions_elementwise,
+    functions_rows,
+)
 from trt_svc.graph.traced import Traced
-from trt_svc.graph.writing import axis_of, operand, promoted, refused, traced, weights_of, writes
-
-# Convolutions.
-
-
-def _first(value: int | tuple[int, ...]) -> int:
-    return value if isinstance(value, int) else value[0]
-
-
-def _geometry(weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> dict[str, Any]:
-    return {
-        "kernel_shape": [weight.shape[2]],
-        "strides": [_first(stride)],
-        "pads": [_first(padding)] * 2,
-        "dilations": [_first(dilation)],
-        "group": groups,
-    }
-
-
-@writes(torch.conv1d, F.conv1d)
-def conv1d(
-    x: Traced,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Traced:
-    shape = (x.shape[0], weight.shape[0], None)
-    geometry = _geometry(weight, stride, padding, dilation, groups)
-    return x.tracer.node("Conv", [x.name, *weights_of(x, weight, bias)], x.dtype, shape, **geometry)
-
-
-@writes(torch.conv_transpose1d, F.conv_transpose1d)
-def conv_transpose1d(
-    x: Traced,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Traced:
-    shape = (x.shape[0], weight.shape[1] * groups, None)
-    geometry = _geometry(weight, stride, padding, dilation, groups) | {"output_padding": [_first(output_padding)]}
-    return x.tracer.node("ConvTranspose", [x.name, *weights_of(x, weight, bias)], x.dtype, shape, **geometry)
+from trt_svc.graph.writing import axis_of, operand, promoted, refused, traced, writes
 
 
 @writes(F.pad)

@@ -122,6 +122,11 @@ def leaky_relu(x: Traced, negative_slope: float = 0.01, inplace: bool = False) -
     return x.tracer.node("LeakyRelu", [x.name], x.dtype, x.shape, alpha=float(negative_slope))
 
 
+@writes(F.silu)
+def silu(x: Traced, inplace: bool = False) -> Traced:
+    return traced(x * torch.sigmoid(x))  # type: ignore[arg-type]
+
+
 @writes(torch.clamp, torch.Tensor.clamp)
 def clamp(x: Traced, min: float | None = None, max: float | None = None) -> Traced:  # noqa: A002 - torch's names
     x = traced(promoted(x, *(bound for bound in (min, max) if bound is not None))[0])

@@ -19,17 +19,23 @@ HALF_TYPES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 @dataclass(frozen=True)
 class GraphInput:
-    """A tensor input (batch, channels, frames * per_frame), float32."""
+    """A tensor input (batch, channels, frames * per_frame), float32; `per_frame` 0: one position at any length."""
 
     name: str
     channels: int
     per_frame: Fraction = Fraction(1)
 
     def shape(self, batch: int, frames: int) -> tuple[int, int, int]:
-        return (batch, self.channels, int(frames * self.per_frame))
+        return (batch, self.channels, int(frames * self.per_frame) if self.per_frame else 1)
 
-    def axis_name(self) -> str:
-        """The name of the time axis, so that linked lengths show."""
+    def traced_shape(self) -> tuple[None, int, int | None]:
+        """As known while the graph is written."""
+        return (None, self.channels, None if self.per_frame else 1)
+
+    def axis(self) -> str | int:
+        """The time axis: its name, so that linked lengths show, or its fixed length."""
+        if not self.per_frame:
+            return 1
         return "frames" if self.per_frame == 1 else f"{self.per_frame}*frames"
 
 

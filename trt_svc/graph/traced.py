@@ -136,6 +136,21 @@ class Traced:
     def __rtruediv__(self, other: Any) -> Traced:
         return _traced(call(torch.div, (other, self), {}))
 
+    def __matmul__(self, other: Any) -> Traced:
+        return _traced(call(torch.matmul, (self, other), {}))
+
+    def __lt__(self, other: Any) -> Traced:
+        return _traced(call(torch.lt, (self, other), {}))
+
+    def __le__(self, other: Any) -> Traced:
+        return _traced(call(torch.le, (self, other), {}))
+
+    def __gt__(self, other: Any) -> Traced:
+        return _traced(call(torch.gt, (self, other), {}))
+
+    def __ge__(self, other: Any) -> Traced:
+        return _traced(call(torch.ge, (self, other), {}))
+
     def __neg__(self) -> Traced:
         return _traced(call(torch.neg, (self,), {}))
 

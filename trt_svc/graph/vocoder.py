@@ -14,6 +14,7 @@ import trt_svc
 from trt_svc.build_config import Precision
 from trt_svc.graph.export import export
 from trt_svc.graph.lint import lint
+from trt_svc.graph.mixed import in_mixed
 from trt_svc.graph.model import Graph, GraphInput
 from trt_svc.graph.rewrites.base import rewritten
 from trt_svc.precision import typed
@@ -28,7 +29,7 @@ def graph_inputs(net: VocoderNet) -> tuple[GraphInput, ...]:
     return tuple(GraphInput(spec.name, spec.channels, Fraction(spec.per_frame)) for spec in net.core_inputs())
 
 
-def weights_sha256(net: VocoderNet) -> str:
+def weights_sha256(net: nn.Module) -> str:
     """Hash of every parameter: name, type, shape and bytes."""
     digest = hashlib.sha256()
     for name, value in sorted(net.state_dict().items()):
@@ -52,6 +53,8 @@ def graph_from_vocoder(net: VocoderNet, precision: Precision | None = None, rewr
     linked = net.samples_out(8) == 8 * net.spec.hop
     axes = ["batch", f"{net.spec.hop}*frames" if linked else "samples"]
     graph = export(body, graph_inputs(net), OUTPUT, axes, metadata)
+    if chosen.name == "mixed":
+        graph = in_mixed(graph, chosen.protected)
     lint(graph.model)
     return graph
 

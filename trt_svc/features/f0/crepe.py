@@ -11,6 +11,7 @@ import numpy as np
 from trt_svc.errors import InputError, WeightsMismatch
 from trt_svc.features.f0.base import PitchTrack, f0_estimators
 from trt_svc.features.f0.kaiser import resample_kaiser
+from trt_svc.features.f0.network_run import NetworkRun
 from trt_svc.features.f0.salience import (
     CENTS_PER_BIN,
     CREPE_CENTS,
@@ -38,6 +39,7 @@ SILENT_BELOW_DB = -60.0
 FRAMES_PER_PATH = 1024
 """Upstream decodes so many frames at a time, without memory of the ones before."""
 WINDOWS_PER_RUN = 64
+WINDOWS_PER_LEVEL = 1024
 SMALLEST_DEVIATION = 1e-10
 
 # A-weighted loudness, as torchcrepe measures silence.
@@ -56,12 +58,22 @@ def windows(audio: Array, hop_samples: int) -> Array:
 
 def loudness_db(audio: Array, hop_samples: int) -> Array:
     """A-weighted level (1 + samples // hop,), averaged over frequency."""
-    view = windows(audio, hop_samples)
+    levels = [_levels_db(part) for part in _in_blocks(windows(audio, hop_samples))]
+    quietest = max(level.max() for level in levels) - DYNAMIC_RANGE_DB
+    weighted = (np.maximum(level, quietest) + _a_weights() for level in levels)
+    means = [np.maximum(level, QUIETEST_DB).mean(axis=1) for level in weighted]
+    return np.concatenate(means).astype(np.float32)
+
+
+def _in_blocks(view: Array) -> list[Array]:
+    return [view[start : start + WINDOWS_PER_LEVEL] for start in range(0, len(view), WINDOWS_PER_LEVEL)]
+
+
+def _levels_db(view: Array) -> Array:
+    """Level of every bin (windows, 513)."""
     hann = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW_SAMPLES) / WINDOW_SAMPLES)).astype(np.float32)
     magnitude = np.abs(np.fft.rfft(view * hann, axis=1))
-    level = 20 * np.log10(np.maximum(magnitude, np.float32(SMALLEST_MAGNITUDE)))
-    level = np.maximum(level, level.max() - DYNAMIC_RANGE_DB)
-    return np.asarray(np.maximum(level + _a_weights(), QUIETEST_DB).mean(axis=1), np.float32)
+    return np.asarray(20 * np.log10(np.maximum(magnitude, np.float32(SMALLEST_MAGNITUDE))))
 
 
 @lru_cache(maxsize=1)
@@ -114,10 +126,12 @@ class CrepeEstimator:
 
     def __init__(self, weights: str | Path | None = None) -> None:
         self.network = open_crepe(self.trained.locate(weights))
+        self.network_run = in_torch(self.network)
+        """Normalised windows (any, 1024, 1) -> salience (as many, 360, 1); may be replaced."""
 
     def __call__(self, audio: Array, sample_rate: int) -> PitchTrack:
         wave = resample_kaiser(np.asarray(audio, np.float32), sample_rate, RATE)
-        kept = usable(salience_of(self.network, wave, HOP_SAMPLES))
+        kept = usable(salience_by(self.network_run, wave, HOP_SAMPLES))
         bins = likeliest_bins(kept)
         f0 = hz_from_cents(local_cents(np.maximum(kept, 0), bins, CREPE_CENTS, edge="drop"))
         periodicity = masked_median(np.take_along_axis(kept, bins[:, None], axis=1)[:, 0])
@@ -127,7 +141,7 @@ class CrepeEstimator:
     def like_upstream(self, wav: Array, sample_rate: int, hop_samples: int, threshold: float) -> UpstreamPitch:
         hop = hop_at_network(hop_samples, sample_rate)
         wave = resample_kaiser(np.asarray(wav, np.float32), sample_rate, RATE)
-        f0, periodicity = decoded(salience_of(self.network, wave, hop))
+        f0, periodicity = decoded(salience_by(self.network_run, wave, hop))
         pooled = pooled_f0(f0, periodicity, loudness_db(wave, hop), threshold)
         return post_process(pooled, len(wav) // hop_samples, hop_samples, sample_rate)
 
@@ -159,17 +173,32 @@ def crepe_with(weights: dict[str, Tensor], what: str) -> Crepe:
 
 
 def salience_of(network: Crepe, audio: Array, hop_samples: int) -> Array:
-    """Salience (1 + samples // hop, 360) of audio (samples,) at 16 kHz."""
+    """Salience (1 + samples // hop, 360) of audio (samples,) at 16 kHz, by torch."""
+    return salience_by(in_torch(network), audio, hop_samples)
+
+
+def salience_by(run: NetworkRun, audio: Array, hop_samples: int) -> Array:
+    """Salience (1 + samples // hop, 360) of audio (samples,) at 16 kHz, some windows at a time."""
+    view = windows(audio, hop_samples)
+    starts = range(0, len(view), WINDOWS_PER_RUN)
+    return np.concatenate([run(normalised(view[s : s + WINDOWS_PER_RUN])[:, :, None])[:, :, 0] for s in starts])
+
+
+def normalised(view: Array) -> Array:
+    """Windows (count, 1024) of zero mean and unit variance."""
+    centred = view - view.mean(axis=1, keepdims=True)
+    deviation = centred.std(axis=1, keepdims=True, ddof=1)
+    # Silence comes out enormous, which is what the network knows it by.
+    return np.asarray(centred / np.maximum(deviation, np.float32(SMALLEST_DEVIATION)), np.float32)
+
+
+def in_torch(network: Crepe) -> NetworkRun:
+    """The network by torch, on the device of its weights."""
     import torch
 
-    view = windows(audio, hop_samples)
-    out = []
-    with torch.inference_mode():
-        for start in range(0, len(view), WINDOWS_PER_RUN):
-            part = view[start : start + WINDOWS_PER_RUN]
-            part = part - part.mean(axis=1, keepdims=True)
-            deviation = part.std(axis=1, keepdims=True, ddof=1)
-            # Silence comes out enormous, which is what the network knows it by.
-            part = part / np.maximum(deviation, np.float32(SMALLEST_DEVIATION))
-            out.append(network(torch.from_numpy(part)).numpy())
-    return np.concatenate(out)
+    @torch.inference_mode()
+    def run(windows: Array) -> Array:
+        salience: Array = network(torch.tensor(windows[:, :, 0], device=network.classifier.weight.device)).cpu().numpy()
+        return salience[:, :, None]
+
+    return run

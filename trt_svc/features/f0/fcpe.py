@@ -13,6 +13,7 @@ from trt_svc.audio import resample
 from trt_svc.config import MelSpec
 from trt_svc.errors import ConfigError, WeightsMismatch, shown
 from trt_svc.features.f0.base import PitchTrack, f0_estimators
+from trt_svc.features.f0.network_run import NetworkRun
 from trt_svc.features.f0.salience import voiced_hz
 from trt_svc.features.f0.upstream import UpstreamPitch, post_process
 from trt_svc.features.f0.weights import TrainedWeights, network_with, read_weights
@@ -28,6 +29,8 @@ VOICED_FROM = 0.05
 PUBLISHED_MEL = {
     "sampling_rate": 16000, "num_mels": 128, "n_fft": 1024, "win_size": 1024, "hop_size": 160, "fmin": 0, "fmax": 8000,
 }  # fmt: skip
+LONG_FRAMES = 8192
+"""Longer recordings are computed block by block."""
 OTHER_NETWORKS = ("use_siren", "use_full")
 """Options of FCPE's training code under which the same weights would mean another network."""
 
@@ -62,13 +65,27 @@ class FcpeModel:
         # One more frame than the transform gives: the last one again.
         return np.ascontiguousarray(np.concatenate([mel, mel[:, -1:]], axis=1))
 
-    def f0(self, audio: Array, threshold: float) -> Doubles:
-        """f0 (frames,) of audio (samples,) at the mel's rate; 0 where unvoiced."""
-        import torch
+    def f0(self, audio: Array, threshold: float, run: NetworkRun | None = None) -> Doubles:
+        """f0 (frames,) of audio (samples,) at the mel's rate; 0 where unvoiced. `run`: what runs the network."""
+        salience = (run or in_torch(self.network))(self.frames_of(audio).transpose(0, 2, 1))[0].T
+        cents = np.asarray(self.network.cent_table.cpu().numpy(), np.float64)
+        return fcpe_hz(np.ascontiguousarray(salience), threshold, cents)
 
-        with torch.inference_mode():
-            salience = torch.sigmoid(self.network(torch.from_numpy(self.frames_of(audio))))[0].numpy()
-        return fcpe_hz(salience, threshold, np.asarray(self.network.cent_table.numpy(), np.float64))
+
+def in_torch(network: Fcpe) -> NetworkRun:
+    """The network by torch, on the device of its weights; in blocks where there is much to do."""
+    import torch
+
+    from trt_svc.features.f0.networks.fcpe_blocks import logits_in_blocks
+
+    @torch.inference_mode()
+    def run(mel: Array) -> Array:
+        frames = torch.tensor(np.ascontiguousarray(mel.transpose(0, 2, 1)), device=network.cent_table.device)
+        logits = network(frames) if frames.shape[1] <= LONG_FRAMES else logits_in_blocks(network, frames)
+        salience: Array = torch.sigmoid(logits).cpu().numpy()
+        return salience.transpose(0, 2, 1)
+
+    return run
 
 
 def fcpe_hz(salience: Array, threshold: float, cent_table: Doubles) -> Doubles:
@@ -85,6 +102,8 @@ class FcpeEstimator:
         self, weights: str | Path | None = None, resample: Callable[[Array, int, int], Array] = resample
     ) -> None:
         self.model = open_fcpe(self.trained.locate(weights))
+        self.network_run = in_torch(self.model.network)
+        """Log mel (1, mels, frames) -> salience (1, bins, frames); may be replaced."""
         self._resample = resample
 
     def __call__(self, audio: Array, sample_rate: int) -> PitchTrack:
@@ -99,7 +118,7 @@ class FcpeEstimator:
 
     def _f0(self, audio: Array, sample_rate: int, threshold: float) -> Doubles:
         wave = self._resample(np.asarray(audio, np.float32), sample_rate, self.model.mel.sample_rate)
-        return self.model.f0(wave, threshold)
+        return self.model.f0(wave, threshold, self.network_run)
 
 
 def open_fcpe(path: Path) -> FcpeModel:

@@ -12,6 +12,7 @@ import numpy as np
 from trt_svc.audio import resample
 from trt_svc.errors import WeightsMismatch
 from trt_svc.features.f0.base import PitchTrack, f0_estimators
+from trt_svc.features.f0.network_run import NetworkRun
 from trt_svc.features.f0.salience import CREPE_CENTS, voiced_hz
 from trt_svc.features.f0.upstream import UpstreamPitch, post_process
 from trt_svc.features.f0.weights import TrainedWeights, network_with, read_weights
@@ -79,6 +80,8 @@ class RmvpeEstimator:
         self, weights: str | Path | None = None, resample: Callable[[Array, int, int], Array] = resample
     ) -> None:
         self.network = open_rmvpe(self.trained.locate(weights))
+        self.network_run = in_torch(self.network)
+        """Mel (1, 128, frames) -> salience (1, 360, frames); may be replaced."""
         self._resample = resample
 
     def __call__(self, audio: Array, sample_rate: int) -> PitchTrack:
@@ -92,7 +95,7 @@ class RmvpeEstimator:
 
     def _f0(self, audio: Array, sample_rate: int, threshold: float) -> Doubles:
         mel = rmvpe_mel(self._resample(np.asarray(audio, np.float32), sample_rate, RATE))
-        return rmvpe_hz(salience_of(self.network, mel), threshold)
+        return rmvpe_hz(np.ascontiguousarray(self.network_run(mel)[0].T), threshold)
 
 
 def open_rmvpe(path: Path) -> Rmvpe:
@@ -123,11 +126,17 @@ def salience_of(network: Rmvpe, mel: Array) -> Array:
 
     frames = mel.shape[2]
     with torch.inference_mode():
-        whole = torch.from_numpy(np.pad(mel, ((0, 0), (0, 0), (0, -frames % network.frame_multiple))))
+        padded = np.pad(mel, ((0, 0), (0, 0), (0, -frames % network.frame_multiple)))
+        whole = torch.from_numpy(padded).to(network.cnn.weight.device)
         reach = -(-network.image_reach // network.frame_multiple) * network.frame_multiple
         images = []
         for start in range(0, whole.shape[2], FRAMES_PER_PIECE):
             first = max(0, start - reach)
             piece = network.image(whole[:, :, first : start + FRAMES_PER_PIECE + reach])
             images.append(piece[:, start - first : start - first + FRAMES_PER_PIECE])
-        return np.asarray(network.salience(torch.cat(images, dim=1))[0, :frames].numpy(), np.float32)
+        return np.asarray(network.salience(torch.cat(images, dim=1))[0, :frames].cpu().numpy(), np.float32)
+
+
+def in_torch(network: Rmvpe) -> NetworkRun:
+    """The network by torch, on the device of its weights."""
+    return lambda mel: np.stack([salience_of(network, one[None]).T for one in mel])

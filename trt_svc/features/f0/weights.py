@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -30,13 +30,13 @@ class TrainedWeights:
     """A package that brings them; it is looked into, never imported."""
     package_file: str = ""
 
-    def find(self) -> Path | None:
-        """The file, if it lies in one of the usual places."""
-        places = [folder / name for folder in _folders() for name in self.file_names]
+    def find(self, folders: Sequence[Path] = ()) -> Path | None:
+        """The file, if it lies in one of these folders or in one of the usual places."""
+        places = [folder / name for folder in [*folders, *_folders()] for name in self.file_names]
         inside = self._in_package()
         return next((path for path in [*places, *([inside] if inside else [])] if path.is_file()), None)
 
-    def locate(self, given: str | Path | None) -> Path:
+    def locate(self, given: str | Path | None, folders: Sequence[Path] = ()) -> Path:
         """The given file or the one that is found; an error that says where it belongs."""
         if given is not None:
             try:
@@ -48,7 +48,7 @@ class TrainedWeights:
                 return path
             found = f"there is no file {shown(str(given))}."
             raise CheckpointNotFound(f"weights of f0 method {self.method}", found, self.advice)
-        path_found = self.find()
+        path_found = self.find(folders)
         if path_found is None:
             found = f"its trained weights ({self.file_names[0]}) are not on this machine."
             raise CheckpointNotFound(f"f0 method {self.method}", found, self.advice)

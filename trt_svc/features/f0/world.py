@@ -14,6 +14,10 @@ from trt_svc.types import Array
 
 FLOOR_HZ, CEILING_HZ = 50.0, 1100.0
 PERIOD_MS = 5.0
+FRAMES_PER_WINDOW = 10_000
+"""WORLD takes over 200 MB per minute, so minutes of unbroken singing go through in windows."""
+FRAMES_OF_CONTEXT = 400
+"""So many periods are a whole number of samples at any rate."""
 
 
 class _World:
@@ -38,6 +42,20 @@ class _World:
         return interpolate_f0(resize_f0(f0, len(wav) // hop_samples), hop_samples, sample_rate)
 
     def _track(self, audio: Array, sample_rate: int, period_ms: float) -> PitchTrack:
+        period = sample_rate * period_ms / 1000
+        frames = int(len(audio) / period) + 1
+        if frames <= FRAMES_PER_WINDOW + 2 * FRAMES_OF_CONTEXT:
+            return self._window(audio, sample_rate, period_ms)
+        found = []
+        for first in range(0, frames, FRAMES_PER_WINDOW):
+            heard = max(0, first - FRAMES_OF_CONTEXT)
+            stop = first + FRAMES_PER_WINDOW
+            part = audio[round(heard * period) : round((stop + FRAMES_OF_CONTEXT) * period)]
+            found.append(self._window(part, sample_rate, period_ms).f0_hz[first - heard : stop - heard])
+        f0 = np.concatenate(found)
+        return PitchTrack(np.arange(len(f0), dtype=np.float64) * (period_ms / 1000), f0)
+
+    def _window(self, audio: Array, sample_rate: int, period_ms: float) -> PitchTrack:
         wave = np.ascontiguousarray(audio, np.float64)
         estimate = getattr(self._world, self.method)
         f0, times = estimate(wave, sample_rate, f0_floor=FLOOR_HZ, f0_ceil=CEILING_HZ, frame_period=period_ms)

@@ -11,6 +11,7 @@ import numpy as np
 from trt_svc.errors import CheckpointNotFound, InputError, WeightsMismatch, shown
 from trt_svc.inputs import as_wave
 from trt_svc.registry import Registry
+from trt_svc.svc.stage import Run, StageNet
 from trt_svc.types import Array
 
 RATE_HZ = 16000
@@ -53,6 +54,14 @@ class ContentEncoder(ABC):
     @abstractmethod
     def module(self) -> Any:
         """The torch module of the network, to be exported: its one input and output are described there."""
+
+    def stage(self) -> StageNet | None:
+        """What an engine for the network is built of; None where there can be none, as for a finished graph."""
+        return None
+
+    @abstractmethod
+    def on(self, run: Run) -> None:
+        """Lets `run` compute the network from now on, as long as it runs this encoder's `stage`."""
 
     @abstractmethod
     def _units(self, wave: Array) -> Array:

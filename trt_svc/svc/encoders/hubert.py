@@ -69,6 +69,7 @@ class HubertNet(nn.Module):
     def __init__(self, config: HubertConfig) -> None:
         super().__init__()
         self.config = config
+        self.padding_samples, self.normalised_input = config.padding_samples, config.normalised_input
         inputs = (1, *config.conv_channels)
         self.extractor = nn.Sequential(
             *(
@@ -104,9 +105,9 @@ class HubertNet(nn.Module):
 
     def prepared(self, audio: Tensor) -> Tensor:
         """The audio as the convolutions expect it: padded, normalised, or as it is."""
-        if self.config.padding_samples:
-            audio = F.pad(audio, (self.config.padding_samples, self.config.padding_samples))
-        if self.config.normalised_input:
+        if self.padding_samples:
+            audio = F.pad(audio, (self.padding_samples, self.padding_samples))
+        if self.normalised_input:
             audio = audio - audio.mean(-1, keepdim=True)
             audio = audio / (audio.square().mean(-1, keepdim=True) + EPSILON).sqrt()
         return audio

@@ -8,23 +8,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from trt_svc.build_config import ShapeRange
 from trt_svc.checkpoints.layouts import fold_weight_norm
 from trt_svc.checkpoints.locate import read_config
 from trt_svc.errors import UnknownFamily, WeightsMismatch, shown
-from trt_svc.svc.encoders.base import CONV_KERNELS, ContentEncoder, weights_file
+from trt_svc.svc.encoders.base import CONV_KERNELS, HOP_SAMPLES, RATE_HZ, ContentEncoder, weights_file
 from trt_svc.svc.encoders.hubert import ExtractorNorm, HubertConfig, HubertNet
 from trt_svc.svc.encoders.long_audio import LONG_SAMPLES, units_in_blocks
 from trt_svc.svc.encoders.names import hubert_name, is_training_only, separated
 from trt_svc.svc.encoders.stored import StoredWeights, fill, opened_weights, some
 from trt_svc.svc.encoders.transformer import LayerSizes
+from trt_svc.svc.example_audio import sung
+from trt_svc.svc.stage import Run, StageNet
 from trt_svc.types import Array
+from trt_svc.vocoders.base import CoreInput
 
 USUAL_HEAD_CHANNELS = 64
 _LAYER_OF = re.compile(r"layers\.(\d+)\.")
+MAX_DISTANCE = 1 << 16
+"""Frames (22 minutes): nobody tells longer distances apart."""
 WHOLE_FILE = "Get the whole file of that encoder."
+USUAL_SAMPLES = 10 * RATE_HZ
+ENGINE_SAMPLES = 40 * RATE_HZ
+"""Longest audio for an engine: its attention holds every pair of frames."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +170,7 @@ class _Reader:
     def _max_distance(self) -> int:
         found = self._option("max_distance", "max_bucket_distance")
         buckets = self._shape("distances.0.weight", 2)[0]
-        if type(found) is not int or buckets < 4 or found <= buckets // 4:
+        if type(found) is not int or buckets < 4 or not buckets // 4 < found <= MAX_DISTANCE:
             said = f"its configuration says max_distance {shown(found)} for {buckets} buckets."
             raise self._unusable(said, "Give the file as it was published, with its cfg.")
         return found
@@ -192,6 +202,7 @@ class HubertEncoder(ContentEncoder):
 
     def __init__(self, net: HubertNet) -> None:
         self._net = net
+        self._run: Run = self._in_torch
         self.channels = net.config.channels
 
     @classmethod
@@ -208,9 +219,27 @@ class HubertEncoder(ContentEncoder):
     def frames(self, samples: int) -> int:
         return super().frames(samples + 2 * self._net.config.padding_samples)
 
-    @torch.inference_mode()
+    def stage(self) -> StageNet:
+        return StageNet(
+            "content encoder",
+            self._net,
+            (CoreInput("audio", 1),),
+            lambda batch, samples, seed: {"audio": sung(batch, samples, RATE_HZ, seed)[:, None]},
+            # Two frames: attention of OpenVINO 2026.4 that has seen a single one first is wrong ever after.
+            ShapeRange(self.min_samples + HOP_SAMPLES, USUAL_SAMPLES, ENGINE_SAMPLES),
+            in_torch=self._in_torch,
+        )
+
+    def on(self, run: Run) -> None:
+        self._run = run
+
     def _units(self, wave: Array) -> Array:
-        audio = torch.tensor(wave).unsqueeze(1)
+        return self._run({"audio": np.ascontiguousarray(wave[:, None])})
+
+    @torch.inference_mode()
+    def _in_torch(self, inputs: Mapping[str, Array]) -> Array:
         net = self._net
-        units: Array = (net(audio) if wave.shape[1] <= LONG_SAMPLES else units_in_blocks(net, audio)).numpy()
+        audio = torch.tensor(inputs["audio"], device=net.positions.weight.device)
+        made: Tensor = net(audio) if audio.shape[2] <= LONG_SAMPLES else units_in_blocks(net, audio)
+        units: Array = made.cpu().numpy()
         return units

@@ -51,7 +51,7 @@ def _group_norm_as_scale(first: Convolution, audio: Tensor, block_frames: int) -
     kernel, stride = CONV_KERNELS[0], CONV_STRIDES[0]
     outputs = (audio.shape[-1] - kernel) // stride + 1
     step = block_frames * HOP_SAMPLES // stride
-    total = total_square = torch.zeros(1, dtype=torch.float64)
+    total = total_square = torch.zeros(1, dtype=torch.float64, device=audio.device)
     for start in range(0, outputs, step):
         stop = min(outputs, start + step)
         x = first.conv(audio[..., start * stride : (stop - 1) * stride + kernel]).double()

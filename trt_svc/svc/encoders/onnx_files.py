@@ -14,6 +14,7 @@ import numpy as np
 from trt_svc.errors import CorruptCheckpoint, InputError, RunError, UnknownFamily, shown
 from trt_svc.optional import require
 from trt_svc.svc.encoders.base import ContentEncoder, encoders, weights_file
+from trt_svc.svc.stage import Run
 from trt_svc.types import Array
 
 
@@ -42,6 +43,10 @@ class OnnxEncoder(ContentEncoder):
             f"{self._what} is a finished ONNX graph.",
             "Compile the graph itself, or use the encoder of the same name without -onnx.",
         )
+
+    def on(self, run: Run) -> None:
+        """The file's own graph runs, and nothing else."""
+        self.module()
 
     def _units(self, wave: Array) -> Array:
         name = self._session.get_inputs()[0].name

@@ -79,9 +79,14 @@ class Distances(nn.Module):
 
     def forward(self, x: Tensor, queries: slice = slice(None)) -> Tensor:
         """(1, heads, queries, frames) for a stretch of x (batch, frames, width)."""
-        place = torch.arange(x.shape[1], device=x.device)
-        buckets = self._bucket(place.unsqueeze(0) - place[queries].unsqueeze(1))
-        return F.embedding(buckets, self.weight).permute(2, 0, 1).unsqueeze(0)
+        place = torch.arange(x.size(1), device=self.weight.device)
+        offset = place.unsqueeze(0) - place[queries].unsqueeze(1)
+        # Logarithms of whole numbers are taken here once, not in a graph, where they could round to another bucket.
+        farthest = self.max_distance
+        offsets = torch.arange(-farthest, farthest + 1, device=self.weight.device)
+        by_offset = F.embedding(self._bucket(offsets), self.weight)
+        rows = F.embedding(offset.clamp(-farthest, farthest) + farthest, by_offset)
+        return rows.permute(2, 0, 1).unsqueeze(0)
 
     def _bucket(self, offset: Tensor) -> Tensor:
         """Half of the buckets for frames behind; of each half, half are single distances, the rest logarithmic."""

@@ -7,6 +7,7 @@ the audio come out.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -15,14 +16,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trt_svc.build_config import ShapeRange
 from trt_svc.errors import UnknownFamily, WeightsMismatch, shown
-from trt_svc.svc.encoders.base import HOP_SAMPLES, ContentEncoder, encoders, weights_file
+from trt_svc.svc.encoders.base import HOP_SAMPLES, RATE_HZ, ContentEncoder, encoders, weights_file
 from trt_svc.svc.encoders.stored import StoredWeights, fill, opened_weights
 from trt_svc.svc.encoders.transformer import EPSILON, Layer, LayerSizes
 from trt_svc.svc.encoders.whisper_mel import MEL_BINS, WINDOW_SAMPLES, whisper_mel
+from trt_svc.svc.example_audio import sung
+from trt_svc.svc.stage import Run, StageNet
 from trt_svc.types import Array
+from trt_svc.vocoders.base import CoreInput
 
 POSITIONS = WINDOW_SAMPLES // HOP_SAMPLES
+MEL_FRAMES = 2 * POSITIONS
+MAX_GRAPH_BYTES = 2_000_000_000
+"""ONNX files end at 2 GiB, their weights within; of the published encoders only that of large-v2 is larger."""
 _BLOCK = r"encoder\.blocks\.(\d+)\."
 _NAMES = tuple(
     (re.compile(pattern), ours)
@@ -115,6 +123,7 @@ class WhisperEncoder(ContentEncoder):
 
     def __init__(self, net: WhisperNet) -> None:
         self._net = net
+        self._run: Run = self._in_torch
         self.channels = net.config.width
 
     @classmethod
@@ -131,10 +140,35 @@ class WhisperEncoder(ContentEncoder):
     def frames(self, samples: int) -> int:
         return samples // HOP_SAMPLES
 
-    @torch.inference_mode()
+    def stage(self) -> StageNet | None:
+        """None where its weights are too large for a graph."""
+        if sum(value.numel() * 4 for value in self._net.parameters()) > MAX_GRAPH_BYTES:
+            return None
+        return StageNet(
+            "content encoder",
+            self._net,
+            (CoreInput("mel", MEL_BINS),),
+            lambda batch, _frames, seed: {"mel": _mel(sung(batch, WINDOW_SAMPLES, RATE_HZ, seed))},
+            ShapeRange(MEL_FRAMES, MEL_FRAMES, MEL_FRAMES),
+            in_torch=self._in_torch,
+        )
+
+    def on(self, run: Run) -> None:
+        self._run = run
+
     def _units(self, wave: Array) -> Array:
-        units: Array = self._net(whisper_mel(torch.tensor(wave))).numpy()
-        return units[:, :, : self.frames(wave.shape[1])]
+        return self._run({"mel": _mel(wave)})[:, :, : self.frames(wave.shape[1])]
+
+    @torch.inference_mode()
+    def _in_torch(self, inputs: Mapping[str, Array]) -> Array:
+        units: Array = self._net(torch.tensor(inputs["mel"], device=self._net.positions.device)).cpu().numpy()
+        return units
+
+
+@torch.inference_mode()
+def _mel(wave: Array) -> Array:
+    mel: Array = whisper_mel(torch.tensor(wave)).numpy()
+    return mel
 
 
 @encoders.register("whisper-ppg")

@@ -7,12 +7,13 @@ equal upstream's to the last sample, the sums themselves have to be done its way
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from trt_svc.excitation import HarmonicExcitation, HarmonicRun
-from trt_svc.noise import Noise
+from trt_svc.noise import Noise, NoiseField
 from trt_svc.types import Array, Doubles
 
 
@@ -64,3 +65,31 @@ class UpstreamRun(HarmonicRun):
         super().__init__(excitation, noise)
         rate, samples = excitation.sample_rate, excitation.samples_per_frame
         self._steps: Any = SummedPhase(self._initial, rate, samples)
+
+
+@dataclass(frozen=True)
+class RenderedExcitation:
+    """A source that is there already, from the first frame of the utterance on."""
+
+    source: Array
+    """(B, 1, frames * samples_per_frame)"""
+    samples_per_frame: int
+    fields: tuple[NoiseField, ...] = ()
+    lookahead_frames: int = 0
+
+    def begin(self, noise: Noise) -> RenderedRun:
+        return RenderedRun(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": "rendered"}
+
+
+class RenderedRun:
+    """Hands the source out in pieces."""
+
+    def __init__(self, excitation: RenderedExcitation) -> None:
+        self._rest, self._samples = excitation.source, excitation.samples_per_frame
+
+    def push(self, f0: Array | None, frames: int, last: bool = True) -> dict[str, Array]:
+        made, self._rest = np.split(self._rest, [frames * self._samples], axis=2)
+        return {"source": made}

@@ -175,13 +175,18 @@ class Synthesizer(nn.Module):
 
     def spoken_f0(self, x: Tensor, f0_hz: Tensor, uv: Tensor, g: Tensor, seen: Seen | None = None) -> Tensor:
         """The pitch (B, T) that the voice would choose."""
-        if self.f0_decoder is None:
-            found = "this voice was trained without an f0 decoder."
-            raise InputError("automatic f0", found, "Leave it off (predict_f0=False).")
+        decoder = self.require_f0_decoder()
         norm_lf0 = pitch_decoder.normalised(pitch_decoder.log_f0(f0_hz).unsqueeze(1), uv)
-        lf0 = self.f0_decoder(x, norm_lf0, g)
+        lf0 = decoder(x, norm_lf0, g)
         _note(seen, norm_lf0=norm_lf0, pred_lf0=lf0)
         return pitch_decoder.hz_from_log(lf0).squeeze(1)
+
+    def require_f0_decoder(self) -> PitchDecoder:
+        """The part that chooses a pitch, or an error where the voice has none."""
+        if self.f0_decoder is None:
+            found = "this voice was trained without an f0 decoder."
+            raise InputError("automatic f0", found, "Leave it off (-a, auto_f0).")
+        return self.f0_decoder
 
     def source(self, f0_hz: Tensor, noise: Noise, as_upstream: bool = False) -> Tensor:
         """The harmonic source (B, 1, T * hop) that the decoder adds to its stages."""

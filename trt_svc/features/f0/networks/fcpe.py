@@ -6,6 +6,8 @@ whose directions are stored with the weights. Names are those of the published w
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,11 +29,14 @@ class _FeatureAttention(nn.Module):
         super().__init__()
         self.register_buffer("projection_matrix", torch.zeros(features, head_width))
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q_features, k_features = self._features(q, is_query=True), self._features(k, is_query=False)
-        context = k_features.transpose(-1, -2) @ v
-        total = (q_features @ k_features.sum(dim=-2).unsqueeze(-1)) + SUM_EPSILON
-        return (q_features @ context) / total
+    def sums(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Over time: of values by feature (B, H, features, D), and of the features (B, H, features, 1)."""
+        features = self._features(k, is_query=False)
+        return features.transpose(-1, -2) @ v, features.sum(dim=-2).unsqueeze(-1)
+
+    def answers(self, q: Tensor, context: Tensor, total: Tensor) -> Tensor:
+        features = self._features(q, is_query=True)
+        return (features @ context) / ((features @ total) + SUM_EPSILON)
 
     def _features(self, x: Tensor, is_query: bool) -> Tensor:
         features, width = self.projection_matrix.shape
@@ -54,8 +59,16 @@ class _SelfAttention(nn.Module):
         self.to_q, self.to_k, self.to_v, self.to_out = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (self._split(linear(x)) for linear in (self.to_q, self.to_k, self.to_v))
-        out: Tensor = self.to_out(self.fast_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.answers(x, *self.sums(x))
+
+    def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What frames tell all others; that of all frames is the sum of that of some."""
+        return self.fast_attention.sums(self._split(self.to_k(x)), self._split(self.to_v(x)))
+
+    def answers(self, x: Tensor, context: Tensor, total: Tensor) -> Tensor:
+        """What frames hear of all others."""
+        heard = self.fast_attention.answers(self._split(self.to_q(x)), context, total)
+        out: Tensor = self.to_out(heard.transpose(1, 2).flatten(2))
         return out
 
     @staticmethod
@@ -94,7 +107,7 @@ class _GatedConvolution(nn.Module):
         return out.transpose(1, 2)
 
 
-class _Layer(nn.Module):
+class Layer(nn.Module):
     def __init__(self, width: int, features: int) -> None:
         super().__init__()
         self.conformer = _GatedConvolution(width)
@@ -108,9 +121,14 @@ class _Layer(nn.Module):
 
 
 class _Layers(nn.Module):
+    """Under upstream's name for the list."""
+
     def __init__(self, count: int, width: int, features: int) -> None:
         super().__init__()
-        self._layers = nn.ModuleList(_Layer(width, features) for _ in range(count))
+        self._layers = nn.ModuleList(Layer(width, features) for _ in range(count))
+
+    def layers(self) -> list[Layer]:
+        return [cast(Layer, layer) for layer in self._layers]
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self._layers:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from trt_svc.features.f0.networks.norm import StoredNorm
 
@@ -132,14 +134,38 @@ class _UNet(nn.Module):
         return out
 
 
+def both_ways(x: Tensor, gru: nn.GRU) -> Tensor:
+    """What a GRU tells of every frame of x (B, T, width), forwards and backwards (B, T, 2 x its width).
+
+    Exporters may translate it as one operation (it honours `__torch_function__`), as the two below.
+    """
+    if has_torch_function_unary(x):
+        return handle_torch_function(both_ways, (x,), x, gru)
+    out: Tensor = gru(x)[0]
+    return out
+
+
+def filled_up(x: Tensor, multiple: int) -> Tensor:
+    """x (B, channels, T) with zeros up to the next multiple of so many positions."""
+    if has_torch_function_unary(x):
+        return handle_torch_function(filled_up, (x,), x, multiple)
+    return F.pad(x, (0, -x.shape[2] % multiple))
+
+
+def cut_as(x: Tensor, like: Tensor) -> Tensor:
+    """x (B, channels, T) without what is behind the last position of `like`."""
+    if has_torch_function_unary(x):
+        return handle_torch_function(cut_as, (x, like), x, like)
+    return x[:, :, : like.shape[2]]
+
+
 class _Gru(nn.Module):
     def __init__(self, width_in: int, width: int) -> None:
         super().__init__()
         self.gru = nn.GRU(width_in, width, batch_first=True, bidirectional=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.gru(x)[0]
-        return out
+        return both_ways(x, self.gru)
 
 
 class Rmvpe(nn.Module):
