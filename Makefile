@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test lint unit parity compile-matrix precision rewrites cache-torture fuzz faults long-take stream-cost bench gpu-validation docs lookahead-curve evaluate bench-quick bench-cpu bench-gpu bench-truth readme-tables clean
+.PHONY: setup demo test lint unit parity compile-matrix precision rewrites cache-torture fuzz faults long-take stream-cost bench gpu-validation docs lookahead-curve evaluate bench-quick bench-cpu bench-gpu bench-song bench-song-memory bench-truth readme-tables clean
 
 setup: $(READY)
 
@@ -74,6 +74,12 @@ bench-cpu: setup       ## the reference cases on this machine's CPU: benchmarks/
 
 bench-gpu: setup       ## every reference case on this machine's GPU: benchmarks/reports/gpu
 	$(BIN)/trt-svc bench --recipe gpu -o benchmarks/reports/gpu
+
+bench-song: setup      ## a whole song through a full-size so-vits-svc model: benchmarks/reports/song (half an hour)
+	$(BIN)/python -m benchmarks.song -o benchmarks/reports/song
+
+bench-song-memory: setup ## what songs of all lengths need in memory: benchmarks/reports/song/memory.md (hours)
+	$(BIN)/python -m benchmarks.memory_of_songs
 
 bench-truth: setup     ## does the harness tell the truth? known sleeps, known noise, cheats, on the real clock
 	$(BIN)/python -m benchmarks.truth

@@ -27,6 +27,8 @@ FORMS = {"fold-mean", "fold-snake", "two-phase-conv"}
 LEVELS, PITCHES_HZ = (-12.0, -4.0, 4.0), (20.0, 2000.0)
 
 HEAD = Path(__file__).with_name("precision_head.md")
+MIXED = Path(__file__).with_name("precision_mixed.md")
+"""Written by benchmarks/mixed_table.py."""
 
 
 def measured(net: VocoderNet, precision: Precision, forms: set[str] = FORMS) -> Difference:
@@ -69,6 +71,7 @@ def main() -> None:
         weights = "trained" if name == "demo" else "random, calibrated"
         numbers = f"{full.snr_db:.1f} | {half.snr_db:.1f} | {half.mae:.1e} | {half.max:.1e} | {rough.snr_db:.1f}"
         print(f"| {name} | {weights} | {numbers} | {extremes(net)} |", flush=True)
+    print("\n" + MIXED.read_text("utf-8").rstrip())
 
 
 if __name__ == "__main__":

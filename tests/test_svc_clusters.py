@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import re
 import struct
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import golden_svc
+from tests.parity_svc.clusters import KMEANS, PICKLE, SPEAKERS, UNITS
 from trt_svc.errors import CheckpointNotFound, CorruptCheckpoint, InputError, UnsafeCheckpoint
 from trt_svc.graph.export import export
 from trt_svc.graph.model import GraphInput
@@ -35,13 +34,6 @@ from trt_svc.svc.nearest import RowTable
 from trt_svc.svc.networks.nearest import FeatureRetrieval, NearestCentre
 from trt_svc.svc.retrieval import Retrieval, read_retrieval
 
-GOLDEN = golden_svc.arrays("retrieval_utils")
-KMEANS = golden_svc.FOLDER / "kmeans_10000.pt"
-PICKLE = golden_svc.FOLDER / "feature_and_index.pkl"
-UNITS = np.ascontiguousarray(GOLDEN["feat"].T)
-SPEAKERS = sorted({key.split(".")[1] for key in GOLDEN if key.startswith("kmeans.")})
-INDEXES = sorted(golden_svc.FOLDER.glob("added_*.index"))
-
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
@@ -49,57 +41,6 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def assert_close(made: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(made, expected, rtol=1e-4, atol=2e-5 * np.abs(expected).max())
-
-
-def ratios_of(prefix: str) -> list[float]:
-    return [float(found[1]) for key in GOLDEN if (found := re.fullmatch(re.escape(prefix) + r"mix([\d.]+)", key))]
-
-
-# What upstream made.
-
-
-@pytest.mark.parametrize("speaker", SPEAKERS)
-def test_clusters_equal_upstream(speaker: str) -> None:
-    clusters, prefix = read_clusters(KMEANS).of(speaker), f"kmeans.{speaker}."
-    found = clusters.nearest(UNITS)
-    assert found.dtype == np.int64
-    np.testing.assert_array_equal(found, GOLDEN[f"{prefix}idx"])
-    np.testing.assert_array_equal(clusters.centres[found], GOLDEN[f"{prefix}center"])
-    assert ratios_of(prefix)
-    for ratio in ratios_of(prefix):
-        made = clusters.mixed(UNITS, ratio)
-        assert made.dtype == np.float32 and made.shape == UNITS.shape
-        assert_close(made.T, GOLDEN[f"{prefix}mix{ratio}"])
-
-
-@pytest.mark.parametrize("compat", [False, True])
-@pytest.mark.parametrize("number", range(len(SPEAKERS)))
-def test_retrieval_equals_upstream(number: int, compat: bool) -> None:
-    prefix = f"fr.{SPEAKERS[number]}."
-    retrieval = read_retrieval(PICKLE, number)
-    near = retrieval.search(UNITS)
-    np.testing.assert_array_equal(near.ids, GOLDEN[f"{prefix}ix"])
-    np.testing.assert_allclose(near.scores, GOLDEN[f"{prefix}score"], rtol=1e-5)
-    assert_close(retrieval.retrieved(UNITS, compat=compat).T, GOLDEN[f"{prefix}retrieved"])
-    for ratio in ratios_of(prefix):
-        assert_close(retrieval.mixed(UNITS, ratio, compat=compat).T, GOLDEN[f"{prefix}mix{ratio}"])
-
-
-@pytest.mark.parametrize("number", range(len(SPEAKERS)))
-def test_the_reader_finds_what_faiss_stored(number: int) -> None:
-    index, prefix = index_from_bytes(read_pickled_indexes(PICKLE)[number], "index"), f"fr.{SPEAKERS[number]}."
-    np.testing.assert_array_equal(index.in_id_order(), GOLDEN[f"{prefix}vectors"])
-    np.testing.assert_array_equal(index.centroids, GOLDEN[f"{prefix}centroids"])
-    cells = np.empty(index.count, np.int64)
-    cells[index.ids] = index.cell_of_vector()
-    np.testing.assert_array_equal(cells, GOLDEN[f"{prefix}list_of_vector"])
-
-
-@pytest.mark.parametrize("path", INDEXES, ids=lambda path: path.stem)
-def test_an_index_of_rvc_is_read_directly(path: Path) -> None:
-    prefix = f"fr.{path.stem.removeprefix('added_')}."
-    np.testing.assert_array_equal(read_index(path).in_id_order(), GOLDEN[f"{prefix}vectors"])
-    np.testing.assert_array_equal(read_retrieval(path).search(UNITS).ids, GOLDEN[f"{prefix}ix"])
 
 
 # Nearest centre.

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.golden_svc import FOLDER, arrays, meta
+from tests.golden_svc import FOLDER
+from tests.parity_svc.diffusion import CASES, DATA, META, Recorded, condition, engine_like, golden_net, sampled
 from trt_svc.checkpoints.containers import opened_container
 from trt_svc.errors import CheckpointError, ConfigError, InputError, WeightsMismatch
 from trt_svc.graph.check import cpu_session
@@ -27,9 +28,6 @@ from trt_svc.svc.networks.unit2mel import DiffusionConfig, Unit2Mel, open_unit2m
 from trt_svc.svc.samplers.base import Course, samplers
 from trt_svc.svc.samplers.schedule import Schedule, uniform_instants
 
-META = meta("unit2mel")
-DATA = arrays("unit2mel")
-CASES = META["cases"]
 MODEL = FOLDER / "e2e" / "logs" / "44k" / "diffusion"
 EVEN_STEPS = ("dpm-solver", "dpm-solver++", "unipc")
 
@@ -41,18 +39,7 @@ def close(made: np.ndarray, expected: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def net() -> Unit2Mel:
-    sizes = META["cfg"]
-    made = Unit2Mel(
-        units=sizes["input_channel"],
-        n_mels=sizes["out_dims"],
-        layers=sizes["n_layers"],
-        channels=sizes["n_chans"],
-        hidden=sizes["n_hidden"],
-        speakers=sizes["n_spk"] or 1,
-        pitch_shift=sizes["use_pitch_aug"],
-    )
-    made.load_state_dict({key[3:]: torch.from_numpy(value) for key, value in DATA.items() if key.startswith("sd.")})
-    return made.eval().requires_grad_(False)
+    return golden_net()
 
 
 @pytest.fixture(scope="module")
@@ -60,57 +47,7 @@ def diffusion(net: Unit2Mel) -> Diffusion:
     return Diffusion(net, META["cfg"]["timesteps"], META["cfg"]["k_step_max"])
 
 
-def condition(diffusion: Diffusion, case: dict[str, Any]) -> np.ndarray:
-    shift = case.get("aug_shift")
-    shift_semitones = None if shift is None else float(np.ravel(shift)[0])
-    return diffusion.condition(DATA["units"], DATA["f0"], DATA["volume"], META["spk_id"], shift_semitones)
-
-
-class Recorded:
-    """Upstream's draws of one case, in order."""
-
-    def __init__(self, case: str) -> None:
-        found = [key for key in DATA if key.startswith(f"{case}.draw")]
-        self.left = [DATA[key] for key in sorted(found, key=lambda key: int(key.split(".draw")[1].split(".")[0]))]
-
-    def __call__(self, name: str, law: str, shape: tuple[int, ...]) -> np.ndarray:
-        assert law == "normal"
-        assert self.left[0].shape == shape, name
-        return self.left.pop(0)
-
-
-def engine_like(net: Unit2Mel, calls: list[float]) -> Callable[[np.ndarray], Callable[..., np.ndarray]]:
-    """The denoiser as an engine gives it: NumPy in, NumPy out."""
-
-    def for_slice(cond: np.ndarray) -> Callable[..., np.ndarray]:
-        @torch.inference_mode()
-        def denoise(x: np.ndarray, time: float) -> np.ndarray:
-            assert isinstance(x, np.ndarray)
-            assert x.dtype == np.float32
-            calls.append(time)
-            times = torch.full((len(x),), time, dtype=torch.float32)
-            return net(torch.from_numpy(x), times, torch.from_numpy(cond)).numpy()
-
-        return denoise
-
-    return for_slice
-
-
-def sampled(diffusion: Diffusion, case: dict[str, Any], draws: Any) -> np.ndarray:
-    sampling = Sampling(case["method"], case["infer_speedup"])
-    cond = condition(diffusion, case)
-    if case["gt_spec"] is None:
-        return diffusion.generated(cond, sampling, draws)
-    return diffusion.refined(DATA["gt_spec"], cond, case["k_step"], sampling, draws)
-
-
 # The network.
-
-
-def test_denoiser_is_upstreams(net: Unit2Mel) -> None:
-    x, cond = torch.from_numpy(DATA["denoise.x"][:, 0]), torch.from_numpy(DATA["denoise.cond"])
-    made = net(x, torch.from_numpy(DATA["denoise.t"]), cond)
-    close(made.numpy(), DATA["denoise.y"][:, 0])
 
 
 def test_forms_of_the_denoiser_agree(net: Unit2Mel) -> None:
@@ -151,11 +88,6 @@ def test_windows_are_exact(frames: int) -> None:
     cut = SliceDenoiser(wavenet, cond, window_frames=5)(x, 12.5)
     close(cut.numpy(), whole.numpy())
     close(whole.numpy(), wavenet(x, torch.full((2,), 12.5), cond).numpy())
-
-
-def test_condition_is_upstreams(diffusion: Diffusion) -> None:
-    last = list(CASES.values())[-1]
-    close(condition(diffusion, last).transpose(0, 2, 1), DATA["cond"])
 
 
 @pytest.fixture(scope="module")
@@ -211,38 +143,10 @@ def test_unusable_condition(diffusion: Diffusion, change: str, value: Any) -> No
 # Schedule and samplers.
 
 
-def test_schedule_is_upstreams() -> None:
-    schedule = Schedule(META["cfg"]["timesteps"] or 1000)
-    steps = range(schedule.timesteps)
-    buffers = {key.removeprefix("buf.decoder."): value for key, value in DATA.items() if key.startswith("buf.")}
-    np.testing.assert_array_equal(schedule.betas.astype(np.float32), buffers["betas"])
-    np.testing.assert_array_equal(schedule.kept.astype(np.float32), buffers["alphas_cumprod"])
-    np.testing.assert_allclose([schedule.signal(t) for t in steps], buffers["sqrt_alphas_cumprod"], rtol=1e-6)
-    np.testing.assert_allclose([schedule.noise(t) for t in steps], buffers["sqrt_one_minus_alphas_cumprod"], rtol=1e-6)
-    posterior = np.array([schedule.posterior(t) for t in steps])
-    np.testing.assert_allclose(posterior[:, 0], buffers["posterior_mean_coef1"], rtol=1e-6)
-    np.testing.assert_allclose(posterior[:, 1], buffers["posterior_mean_coef2"], rtol=1e-6)
-    with np.errstate(divide="ignore"):
-        log_variance = np.maximum(2 * np.log(posterior[:, 2]), math.log(1e-20))
-    np.testing.assert_allclose(log_variance, buffers["posterior_log_variance_clipped"], rtol=1e-5)
-
-
 def test_mel_scale() -> None:
     mel = np.array([-12.0, -5.0, 2.0, 4.0], np.float32)
     np.testing.assert_allclose(normalised(mel), [-1, 0, 1, 9 / 7], rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(denormalised(normalised(mel)), mel, rtol=1e-6)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_sampler_is_upstreams(net: Unit2Mel, case: str) -> None:
-    calls: list[float] = []
-    sizes = META["cfg"]
-    diffusion = Diffusion(net, sizes["timesteps"], sizes["k_step_max"], engine_like(net, calls))
-    draws = Recorded(case)
-    close(sampled(diffusion, CASES[case], draws), DATA[f"{case}.out"])
-    assert not draws.left
-    assert calls == pytest.approx(DATA[f"{case}.t_calls"].tolist(), rel=1e-6)
-    assert len(calls) == CASES[case]["n_denoiser_calls"]
 
 
 @pytest.mark.parametrize("case", CASES)

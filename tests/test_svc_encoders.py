@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
-import json
 import os
-import sys
-import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +20,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests import golden_svc
-from tests.golden_svc import FOLDER, fill
+from tests.golden_svc import fill
+from tests.parity_svc.content import FairseqObjects, Shapes, whisper_file
 from trt_svc.errors import (
     CheckpointError,
     CheckpointNotFound,
@@ -47,7 +44,6 @@ NAMES = [
     "cnhubertlarge", "dphubert", "hubertsoft", "hubertsoft-onnx", "vec256l12-onnx", "vec256l9", "vec256l9-onnx",
     "vec768l12", "vec768l12-onnx", "vec768l9-onnx", "wavlmbase+", "whisper-ppg", "whisper-ppg-large",
 ]  # fmt: skip
-Shapes = dict[str, tuple[int, ...]]
 
 
 def close(made: Any, expected: Any) -> None:
@@ -185,128 +181,6 @@ def hugging_face(weights: Mapping[str, torch.Tensor], table: Mapping[str, str]) 
     kept = {name: value for name, value in weights.items() if not name.startswith(("final_proj", "label_"))}
     named = {table[name]: value for name, value in kept.items()}
     return named | {name: value for name, value in weights.items() if name.startswith("final_proj")}
-
-
-# Parity with upstream.
-
-
-@pytest.fixture(scope="module")
-def contentvec_file(meta: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The published layout: weights in the middle of fairseq's and omegaconf's objects."""
-    given = meta["contentvec"]
-    tree = {
-        "args": None,
-        "cfg": FairseqObjects.config({"model": {"encoder_attention_heads": 12, "layer_norm_first": False}}),
-        "model": fill({name: tuple(shape) for name, shape in given["fairseq_keys"].items()}, given["seed"]),
-        "task_state": {"dictionaries": [FairseqObjects.made("fairseq.data.dictionary", "Dictionary", symbols=["a"])]},
-    }
-    path = tmp_path_factory.mktemp("contentvec") / "checkpoint_best_legacy_500.pt"
-    FairseqObjects.save(tree, path)
-    yield path
-    path.unlink()
-
-
-class FairseqObjects:
-    """Objects of packages that are not installed, as a pickle holds them."""
-
-    classes: dict[tuple[str, str], type] = {}
-
-    @classmethod
-    def made(cls, module: str, name: str, **state: Any) -> Any:
-        kind = cls.classes.setdefault((module, name), type(name, (), {"__module__": module}))
-        thing = kind()
-        thing.__dict__.update(state)
-        return thing
-
-    @classmethod
-    def config(cls, content: Any, parent: Any = None) -> Any:
-        """omegaconf's tree: nodes that know their parents."""
-        if not isinstance(content, dict):
-            return cls.made("omegaconf.nodes", "AnyNode", _val=content, _parent=parent, _metadata=None)
-        node = cls.made("omegaconf.dictconfig", "DictConfig", _parent=parent)
-        node.__dict__["_content"] = {name: cls.config(value, node) for name, value in content.items()}
-        return node
-
-    @classmethod
-    def save(cls, tree: Any, path: Path) -> None:
-        modules: dict[str, types.ModuleType] = {}
-        for (module, name), kind in cls.classes.items():
-            for part in [module[:i] for i in range(len(module) + 1) if module[i : i + 1] in (".", "")]:
-                modules.setdefault(part, types.ModuleType(part))
-            setattr(modules[module], name, kind)
-        sys.modules.update(modules)
-        try:
-            torch.save(tree, path)
-        finally:
-            for module in modules:
-                del sys.modules[module]
-
-
-def test_vec768l12_is_upstreams(golden: dict[str, np.ndarray], contentvec_file: Path) -> None:
-    encoder = encoders.get("vec768l12").from_file(contentvec_file)
-    close(encoder(golden["wav16k"]), golden["contentvec.vec768l12"].transpose(0, 2, 1))
-    assert encoder.channels == 768
-
-
-def test_vec256l9_is_upstreams(golden: dict[str, np.ndarray], contentvec_file: Path) -> None:
-    encoder = encoders.get("vec256l9").from_file(contentvec_file.parent)
-    ninth: list[torch.Tensor] = []
-    encoder.module().layers[8].register_forward_hook(lambda _module, _inputs, out: ninth.append(out))
-    close(encoder(golden["wav16k"]), golden["contentvec.vec256l9"].transpose(0, 2, 1))
-    close(ninth[0].numpy(), golden["contentvec.hidden9"])
-    assert len(encoder.module().layers) == 9
-
-
-def test_hubertsoft_is_upstreams(golden: dict[str, np.ndarray], meta: dict[str, Any], tmp_path: Path) -> None:
-    inventory = json.loads(gzip.decompress((FOLDER / "state_dict_inventory.json.gz").read_bytes()))["hubert-soft"]
-    weights = fill({name: tuple(shape) for name, (shape, _) in inventory.items()}, meta["hubertsoft_seed"])
-    path = save({f"module.{name}": value for name, value in weights.items()}, tmp_path / "hubert-soft-0d54a1f4.pt")
-    encoder = encoders.get("hubertsoft").from_file(path)
-    path.unlink()
-    close(encoder(golden["wav16k"]), golden["hubertsoft.units"].transpose(0, 2, 1))
-    assert encoder.channels == 256
-
-
-def whisper_state(dims: list[int]) -> Shapes:
-    """Names and shapes of Whisper's encoder with (mels, positions, width, heads, layers)."""
-    mels, positions, width, _, layers = dims
-    shapes: Shapes = {"positional_embedding": (positions, width)}
-    shapes |= {"conv1.weight": (width, mels, 3), "conv1.bias": (width,)}
-    shapes |= {"conv2.weight": (width, width, 3), "conv2.bias": (width,)}
-    for n in range(layers):
-        at = f"blocks.{n}."
-        for part in ("query", "key", "value", "out"):
-            shapes[f"{at}attn.{part}.weight"] = (width, width)
-            if part != "key":
-                shapes[f"{at}attn.{part}.bias"] = (width,)
-        for part in ("attn_ln", "mlp_ln"):
-            shapes |= {f"{at}{part}.weight": (width,), f"{at}{part}.bias": (width,)}
-        shapes |= {f"{at}mlp.0.weight": (4 * width, width), f"{at}mlp.0.bias": (4 * width,)}
-        shapes |= {f"{at}mlp.2.weight": (width, 4 * width), f"{at}mlp.2.bias": (width,)}
-    return shapes | {"ln_post.weight": (width,), "ln_post.bias": (width,)}
-
-
-def whisper_file(path: Path, dims: list[int], seed: int, **changed: int) -> Path:
-    names = ("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer")
-    weights = {f"encoder.{name}": value for name, value in fill(whisper_state(dims), seed).items()}
-    weights["decoder.positional_embedding"] = torch.full((4, 4), torch.nan)  # never read
-    said = dict(zip(names, dims, strict=True)) | {"n_text_ctx": 448} | changed
-    return save({"dims": said, "model_state_dict": weights}, path)
-
-
-def test_whisper_is_upstreams(golden: dict[str, np.ndarray], meta: dict[str, Any], tmp_path: Path) -> None:
-    dims = meta["whisper"]["dims"]
-    path = whisper_file(tmp_path / "medium.pt", dims, meta["whisper_seed"])
-    encoder = encoders.get("whisper-ppg").from_file(path, channels=dims[2])
-    close(encoder(golden["wav16k"])[0].T, golden["whisper.ppg"])
-    assert encoder.channels == dims[2]
-
-
-def test_whisper_front_end_is_upstreams(golden: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    mel = whisper_mel(torch.tensor(golden["wav16k"])[None])[0].numpy()
-    assert list(mel.shape) == meta["whisper"]["mel_shape"]
-    close(mel[:, :60], golden["whisper.mel60"])
-    close(mel.max(), golden["whisper.mel_max"])
 
 
 # Names.

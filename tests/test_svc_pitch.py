@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
-import json
-import re
-import wave
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +11,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.golden_svc import FOLDER, arrays, fill, meta
-from trt_svc.checkpoints.layouts import fold_weight_norm
+from tests.golden_svc import fill
+from tests.parity_svc.pitch import GOLDEN, HOP, RATE, THRESHOLD, golden_glide
 from trt_svc.errors import CheckpointNotFound, ConfigError, InputError, TrtSvcError, WeightsMismatch
 from trt_svc.features.f0 import crepe, fcpe, rmvpe
 from trt_svc.features.f0.base import PitchTrack, f0_estimators
@@ -36,24 +32,13 @@ from trt_svc.features.f0.upstream import (
 from trt_svc.features.f0.viterbi import likeliest_bins
 from trt_svc.features.f0.weights import TrainedWeights, missing_weights
 
-GOLDEN = arrays("f0")
-RATE, HOP = 44100, 512
-THRESHOLD = 0.05
 RANDOM = np.random.default_rng(5)
 NEURAL = {"rmvpe": rmvpe.RmvpeEstimator, "fcpe": fcpe.FcpeEstimator, "crepe": crepe.CrepeEstimator}
 
 
 @pytest.fixture(scope="module")
 def glide() -> np.ndarray:
-    """The golden recording (samples,)."""
-    with wave.open(str(FOLDER / "glide.wav")) as file:
-        assert file.getframerate() == RATE
-        return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
-
-
-def golden_like(pattern: str) -> dict[str, np.ndarray]:
-    """What the pattern's group caught -> the array."""
-    return {found[1]: value for key, value in GOLDEN.items() if (found := re.fullmatch(pattern, key))}
+    return golden_glide()
 
 
 def close(made: np.ndarray, expected: np.ndarray, rtol: float = 1e-4, atol: float = 2e-5) -> None:
@@ -65,69 +50,6 @@ def close(made: np.ndarray, expected: np.ndarray, rtol: float = 1e-4, atol: floa
 # The rules.
 
 
-def test_crafted_curve() -> None:
-    curve = GOLDEN["crafted.in"]
-    f0, uv = interpolate_f0(curve, HOP, RATE)
-    assert np.array_equal(f0, GOLDEN["crafted.interpolate.f0"])
-    assert np.array_equal(uv, GOLDEN["crafted.interpolate.uv"])
-    gaps = np.where(curve == 0, np.nan, curve).astype(np.float32)
-    assert np.array_equal(masked_median(gaps), GOLDEN["crafted.maskedmedian3"][0], equal_nan=True)
-    assert np.array_equal(masked_mean(gaps), GOLDEN["crafted.maskedavg3"][0], equal_nan=True)
-    sizes = golden_like(r"crafted\.resize_f0\.(\d+)")
-    assert sizes
-    for frames, expected in sizes.items():
-        np.testing.assert_allclose(resize_f0(curve, int(frames)), expected, rtol=1e-12)
-
-
-def test_crafted_curve_of_the_neural_methods() -> None:
-    sizes = golden_like(r"crafted\.post_process\.(\d+)\.f0")
-    assert sizes
-    for frames, expected in sizes.items():
-        f0, uv = post_process(GOLDEN["crafted.in"], int(frames), HOP, RATE)
-        np.testing.assert_allclose(f0, expected, rtol=1e-12)
-        assert np.array_equal(uv, GOLDEN[f"crafted.post_process.{frames}.uv"])
-
-
-CASES = [key[: -len(".f0")] for key in GOLDEN if re.fullmatch(r"(pm|dio|harvest)(\.\w+)?\.f0", key)]
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_methods_with_upstreams_rules(case: str, glide: np.ndarray) -> None:
-    method, _, variant = case.partition(".")
-    wav, rate, hop = {
-        "": (glide, RATE, HOP),
-        "hop320sr32k": (glide[:32000], 32000, 320),
-        "silence": (np.zeros(22050, np.float32), RATE, HOP),
-    }[variant]
-    f0, uv = f0_like_upstream(method, wav, rate, hop)
-    np.testing.assert_allclose(f0, GOLDEN[f"{case}.f0"], rtol=1e-9)
-    assert np.array_equal(uv, GOLDEN[f"{case}.uv"])
-    assert f0.dtype == np.float64 and uv.dtype == np.float32
-
-
-def test_crepe_after_its_network(glide: np.ndarray) -> None:
-    hop = crepe.hop_at_network(HOP, RATE)
-    level = crepe.loudness_db(resample_kaiser(glide, RATE, crepe.RATE), hop)
-    assert level.shape == GOLDEN["crepe.raw_f0"][0].shape
-    pooled = crepe.pooled_f0(GOLDEN["crepe.raw_f0"][0], GOLDEN["crepe.raw_periodicity"][0], level, THRESHOLD)
-    f0, uv = post_process(pooled, len(glide) // HOP, HOP, RATE)
-    np.testing.assert_allclose(f0, GOLDEN["crepe.f0"], rtol=1e-6)
-    assert np.array_equal(uv, GOLDEN["crepe.uv"])
-
-
-def test_salience_of_rmvpe_and_fcpe_as_pitch() -> None:
-    salience = GOLDEN["rmvpe.salience"]
-    thresholds = golden_like(r"rmvpe\.f0\.([\d.]+)")
-    assert thresholds
-    for threshold, expected in thresholds.items():
-        made = rmvpe.rmvpe_hz(salience, float(threshold))
-        np.testing.assert_allclose(made, expected, rtol=1e-5)
-        cents = np.where(made > 0, 1200 * np.log2(np.maximum(made, 1) / 10), 0)
-        np.testing.assert_allclose(cents, GOLDEN[f"rmvpe.cents.{threshold}"], atol=0.01)
-    made = fcpe.fcpe_hz(salience, THRESHOLD, GOLDEN["fcpe.cent_table"].astype(np.float64))
-    np.testing.assert_allclose(made, GOLDEN["fcpe.f0"].ravel(), rtol=1e-5)
-
-
 @pytest.mark.parametrize("peak", [0, 1, 4, 355, 359])
 def test_salience_at_the_edges(peak: int) -> None:
     salience = np.zeros((1, 360), np.float32)
@@ -137,11 +59,6 @@ def test_salience_at_the_edges(peak: int) -> None:
     assert rmvpe.rmvpe_hz(salience, 0.5)[0] == 0
     assert rmvpe.rmvpe_hz(np.zeros((0, 360), np.float32), 0.5).shape == (0,)
     assert not rmvpe.rmvpe_hz(np.zeros((3, 360), np.float32), 0.0).any()
-
-
-def test_mel_of_rmvpe() -> None:
-    audio, expected = GOLDEN["rmvpe.mel.in"], GOLDEN["rmvpe.mel.out"]
-    close(rmvpe.rmvpe_mel(audio), expected)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 159, 160, 511, 512, 513, 514, 1025])
@@ -330,38 +247,7 @@ def test_crepe_with_published_weights(glide: np.ndarray) -> None:
     assert both.sum() > 20 and np.median(np.abs(1200 * np.log2(track.f0_hz[both] / at[both]))) < 15
 
 
-# The networks, with formula weights.
-
-
-def inventory(start: str) -> dict[str, tuple[int, ...]]:
-    """The weights (not the counters) of a full-size model by name."""
-    models = json.loads(gzip.decompress((FOLDER / "state_dict_inventory.json.gz").read_bytes()))
-    (found,) = (entries for name, entries in models.items() if name.startswith(start))
-    return {name: tuple(shape) for name, (shape, dtype) in found.items() if dtype.startswith("float")}
-
-
-def test_rmvpe_network_of_full_size() -> None:
-    weights = fill(inventory("rmvpe.pt"), meta("f0nets")["seed_rmvpe"])
-    network = rmvpe.rmvpe_with(weights, "golden weights")
-    data = arrays("f0nets")
-    close(rmvpe.salience_of(network, data["mel"]), data["hidden"][0])
-
-
-def test_fcpe_network_of_full_size() -> None:
-    shapes = inventory("fcpe.pt")
-    layers = meta("f0nets")["fcpe_layers"]
-    assert (
-        f"decoder._layers.{layers - 1}.norm.weight" in shapes and f"decoder._layers.{layers}.norm.weight" not in shapes
-    )
-    weights = fold_weight_norm(fill(shapes, meta("f0nets")["seed_fcpe"]), "golden weights")
-    network = fcpe.fcpe_with(weights, "golden weights")
-    data = arrays("f0nets")
-    with torch.inference_mode():
-        logits = network(torch.from_numpy(data["fcpe.mel"]))
-    close(logits.numpy(), data["fcpe.logits"])
-    salience = torch.sigmoid(logits)[0].numpy()
-    made = fcpe.fcpe_hz(salience, THRESHOLD, network.cent_table.double().numpy())
-    close(made, data["fcpe.hz"].ravel())
+# The networks.
 
 
 def tiny_rmvpe() -> Rmvpe:

@@ -15,6 +15,7 @@ import soundfile
 import torch
 
 from tests import golden_svc as golden
+from tests.parity_svc.sound import settings_of, slicer_of, slicer_recording
 from trt_svc.errors import InputError
 from trt_svc.svc.assembly import Joiner, converted_blocks, converted_recording, cross_faded
 from trt_svc.svc.loudness import following_loudness, windowed_rms, windowed_rms_of_blocks
@@ -27,7 +28,6 @@ from trt_svc.svc.slicer import (
     all_slices,
     cut_at_silences,
     cut_blocks_at_silences,
-    upstream_chunks,
 )
 from trt_svc.svc.speaker_mix import frame_places, speaker_mix, upstream_frames
 from trt_svc.svc.units import MODES, repeated_units
@@ -52,17 +52,6 @@ def in_blocks(audio: np.ndarray, *sizes: int) -> list[np.ndarray]:
 
 
 # Resampling
-
-
-RESAMPLED = golden.arrays("resample")
-
-
-@pytest.mark.parametrize("case", sorted(key[:-2] for key in RESAMPLED if key.endswith(".x")))
-def test_resampling_is_upstreams(case: str) -> None:
-    rate_in, rate_out, width = map(int, case.split("_"))
-    made = sinc_resample(RESAMPLED[f"{case}.x"], rate_in, rate_out, width)
-    assert_same(made, RESAMPLED[f"{case}.y"])
-    assert np.abs(made - RESAMPLED[f"{case}.y"]).max() < 2e-6 * np.abs(made).max()
 
 
 def plainly_resampled(audio: np.ndarray, rate_in: int, rate_out: int, width: int) -> np.ndarray:
@@ -132,32 +121,6 @@ def test_bad_rates(bad: Any) -> None:
 
 
 # Slicing
-
-
-SLICER = golden.meta("slicer")
-
-
-def slicer_recording() -> tuple[np.ndarray, int]:
-    audio, rate = soundfile.read(golden.FOLDER / "slicer.flac", dtype="float32")
-    return audio, rate
-
-
-def check_slices(audio: np.ndarray, rate: int, settings: SlicerSettings, case: dict[str, Any]) -> None:
-    assert upstream_chunks(all_slices([audio], rate, settings)) == case["chunks"]
-    assert [[cut.silent, cut.samples] for cut in cut_at_silences(audio, rate, settings)] == case["audio"]
-
-
-@pytest.mark.parametrize("threshold", sorted(SLICER["cases"]))
-def test_slices_are_upstreams(threshold: str) -> None:
-    check_slices(*slicer_recording(), SlicerSettings(float(threshold)), SLICER["cases"][threshold])
-
-
-def test_slices_of_stereo_and_short_recordings_are_upstreams() -> None:
-    audio, rate = slicer_recording()
-    left = audio[: 7 * rate]
-    stereo = np.stack([left, np.roll(left, 100)])
-    check_slices(stereo, rate, SlicerSettings(), SLICER["stereo_first7s_roll100"])
-    assert upstream_chunks(all_slices([audio[:3000]], rate)) == SLICER["short3000"]
 
 
 def test_slices_of_blocks() -> None:
@@ -272,42 +235,6 @@ def test_bad_slicer_settings() -> None:
 
 
 ASSEMBLED = golden.arrays("e2e/outputs")
-ASSEMBLIES = {name: case for name, case in golden.meta("e2e/e2e")["cases"].items() if name.startswith("assembly.")}
-
-
-def louder_every_time(rate_in: int, rate_out: int) -> Callable[[np.ndarray, int], np.ndarray]:
-    calls = [0]
-
-    def infer(piece: np.ndarray, rate: int) -> np.ndarray:
-        calls[0] += 1
-        assert rate == rate_in
-        return sinc_resample(piece, rate_in, rate_out) * np.float32(1 + 0.1 * calls[0])
-
-    return infer
-
-
-def settings_of(arguments: dict[str, Any], compat: bool) -> PieceSettings:
-    names = {"clip_seconds": "clip_s", "lg_num": "overlap_s", "lgr_num": "fade_share", "pad_seconds": "padding_s"}
-    given = {"pad_seconds": 0.1, **arguments}
-    return PieceSettings(compat=compat, **{names[key]: value for key, value in given.items() if key in names})
-
-
-def slicer_of(arguments: dict[str, Any]) -> SlicerSettings:
-    return SlicerSettings(arguments.get("slice_db", -40))
-
-
-@pytest.mark.parametrize("compat", [True, False])
-@pytest.mark.parametrize("name", sorted(ASSEMBLIES))
-def test_assembly_is_upstreams(name: str, compat: bool) -> None:
-    case = ASSEMBLIES[name]
-    audio, rate = slicer_recording()
-    settings = settings_of(case["args"], compat)
-    slices = cut_at_silences(audio, rate, slicer_of(case["args"]))
-    assert sum(not piece.silent for piece in pieces_of(slices, rate, settings)) == case["n_infer"]
-    made = converted_recording(audio, rate, rate, louder_every_time(rate, rate), settings, slicer_of(case["args"]))
-    assert len(made) == case["n"]
-    assert np.abs(made).sum(dtype=np.float64) == pytest.approx(case["sum_abs"], rel=1e-6)
-    np.testing.assert_allclose(made[::25], ASSEMBLED[name], atol=1e-6)
 
 
 def test_sixteen_bits_are_those_of_a_wav_file() -> None:
@@ -326,7 +253,8 @@ def test_what_the_network_is_fed() -> None:
     upstream = UpstreamRules(PieceSettings(padding_s=0.01), 8000, 8000)
     assert not exact.fed(audio)[:80].any()
     assert not exact.fed(audio)[-80:].any()
-    np.testing.assert_array_equal(exact.fed(audio)[80:-80], audio)
+    np.testing.assert_array_equal(exact.fed(audio)[80:1080], audio)
+    assert len(exact.fed(audio)) % 2000 == 0, "lengths fall on quarters of a second"
     np.testing.assert_array_equal(upstream.fed(audio)[80:-80], through_16_bits(audio))
 
 
@@ -500,15 +428,6 @@ def test_clips_below_a_sample() -> None:
 # Units, volume, loudness
 
 
-UTILITIES = golden.arrays("retrieval_utils")
-
-
-@pytest.mark.parametrize("case", sorted(key for key in UTILITIES if key.startswith("rep.") and key != "rep.in"))
-def test_stretched_units_are_upstreams(case: str) -> None:
-    _, mode, frames = case.split(".")
-    np.testing.assert_array_equal(repeated_units(UTILITIES["rep.in"], int(frames), mode), UTILITIES[case])
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("units", [1, 2, 7])
 @pytest.mark.parametrize("frames", [1, 2, 7, 20])
@@ -544,11 +463,6 @@ def test_bad_units() -> None:
             repeated_units(units, frames, mode)
 
 
-@pytest.mark.parametrize("case", sorted(key for key in UTILITIES if key.startswith("volume.") and key != "volume.in"))
-def test_volume_is_upstreams(case: str) -> None:
-    assert_same(frame_volume(UTILITIES["volume.in"][0], int(case.split(".")[1])), UTILITIES[case])
-
-
 @pytest.mark.parametrize("hop", [1, 2, 3, 5, 512])
 @pytest.mark.parametrize("samples", [0, 1, 2, 5, 513, 5000])
 def test_volume_of_any_length(samples: int, hop: int) -> None:
@@ -568,13 +482,6 @@ def test_bad_hop() -> None:
         frame_volume(noise(10), 0)
     with pytest.raises(InputError, match="hop"):
         windowed_rms(noise(10), 4, 5)
-
-
-@pytest.mark.parametrize("case", sorted(key for key in UTILITIES if re.fullmatch(r"rms\.[0-9.]+", key)))
-def test_loudness_is_upstreams(case: str) -> None:
-    share = float(case.removeprefix("rms."))
-    made = following_loudness(UTILITIES["rms.out_in"], 8000, UTILITIES["rms.src"], 8000, share)
-    assert_same(made, UTILITIES[case])
 
 
 def test_loudness_of_edges() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests import golden_svc
+from tests.parity_svc.voice import META, config_of, golden_voice, stored, write_voice
 from trt_svc.errors import CheckpointError, ConfigError, InputError, TrtSvcError, UnknownFamily, WeightsMismatch
 from trt_svc.svc.networks.attention import (
     OFFSETS,
@@ -28,7 +29,7 @@ from trt_svc.svc.networks.attention import (
     read_band,
     spread_band,
 )
-from trt_svc.svc.networks.pitch_decoder import hz_from_log, log_f0, normalised
+from trt_svc.svc.networks.pitch_decoder import hz_from_log, log_f0
 from trt_svc.svc.networks.prior import RelativeTransformer, coarse_pitch
 from trt_svc.svc.networks.source import SummedPhase
 from trt_svc.svc.networks.stages import EncoderStage, PitchStage
@@ -39,100 +40,22 @@ from trt_svc.svc.voice_weights import settled
 from trt_svc.vocoders.antialias import kaiser_lowpass
 from trt_svc.vocoders.sovits_dec import SovitsDec
 
-META = golden_svc.meta("vits")
-CASES = [(net, case) for net, about in META.items() for case in about["cases"]]
-SPEAKER_OF = {"plain": 1, "autof0": 2}
-NOISE = ("prior_noise", "initial_phase", "sine_noise")
 INVENTORY: dict[str, dict[str, Any]] = json.loads(
     gzip.decompress((golden_svc.FOLDER / "state_dict_inventory.json.gz").read_bytes())
 )
 FULL_SIZE = [name for name in INVENTORY if name.startswith("so-vits-svc")]
 
 
-@cache
-def arrays(net: str) -> dict[str, np.ndarray]:
-    return golden_svc.arrays(f"vits_{net}")
-
-
-def stored(net: str) -> dict[str, Tensor]:
-    """The inference weights as upstream stores them."""
-    return {name[3:]: torch.from_numpy(value.copy()) for name, value in arrays(net).items() if name.startswith("sd.")}
-
-
-def config_of(net: str) -> dict[str, Any]:
-    cfg = META[net]["cfg"]
-    return {
-        "train": {"segment_size": 10240},
-        "data": {"sampling_rate": 44100, "hop_length": int(np.prod(cfg["upsample_rates"])), "filter_length": 2048},
-        "model": dict(cfg),
-        "spk": {f"singer {number}": number for number in range(cfg["n_speakers"])},
-    }
-
-
-def write_voice(folder: Path, weights: dict[str, Tensor], config: dict[str, Any] | None) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    tree = {"model": weights, "iteration": 7, "optimizer": {"state": {}, "param_groups": []}, "learning_rate": 1e-4}
-    torch.save(tree, folder / "G_0.pth")
-    if config is not None:
-        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return folder / "G_0.pth"
-
-
 @pytest.fixture(scope="module")
 def voice_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], VoiceModel]:
     @cache
     def load(net: str) -> VoiceModel:
-        return load_voice(write_voice(tmp_path_factory.mktemp(net), stored(net), config_of(net)))
+        return golden_voice(net, tmp_path_factory.mktemp(net))
 
     return load
 
 
-def take_of(net: str) -> dict[str, Tensor | None]:
-    found = arrays(net)
-    return {
-        "units": torch.from_numpy(found["c"]),
-        "f0_hz": torch.from_numpy(found["f0"]),
-        "uv": torch.from_numpy(found["uv"]),
-        "volume": torch.from_numpy(found["vol"]) if META[net]["cfg"]["vol_embedding"] else None,
-    }
-
-
-def noise_of(net: str) -> dict[str, np.ndarray]:
-    """The recorded draws; upstream's fourth is never used."""
-    draws = {int(found[1]): v for k, v in arrays(net).items() if (found := re.match(r"draw(\d+)\.", k))}
-    return {name: draws[number] for number, name in enumerate(NOISE)}
-
-
-def close(made: Tensor, expected: np.ndarray, what: str) -> None:
-    given = made.detach().cpu().numpy()
-    assert given.shape == expected.shape, f"{what}: {given.shape} instead of {expected.shape}"
-    if not np.issubdtype(expected.dtype, np.floating):
-        np.testing.assert_array_equal(given, expected, err_msg=what)
-        return
-    np.testing.assert_allclose(given, expected, rtol=1e-4, atol=2e-5 * float(np.abs(expected).max()), err_msg=what)
-
-
-# Parity.
-
-
-@pytest.mark.parametrize(("net", "case"), CASES)
-def test_every_stage_gives_upstreams_numbers(net: str, case: str, voice_of: Callable[[str], VoiceModel]) -> None:
-    expected = {key[len(case) + 1 :]: v for key, v in arrays(net).items() if key.startswith(f"{case}.")}
-    mix, about = expected.pop("mix", None), META[net]["cases"][case]
-    options = InferOptions(about["noice_scale"], about["predict_f0"], as_upstream=True)
-    speaker = SPEAKER_OF[case] if mix is None else torch.from_numpy(mix)
-    seen: dict[str, Tensor] = {}
-    audio, f0_hz = voice_of(net).net.infer(
-        speaker=speaker, **take_of(net), options=options, noise=noise_of(net), seen=seen
-    )
-    for name, array in expected.items():
-        close(seen[name] if name != "audio" else audio[:, None], array, f"{net} {case} {name}")
-    assert torch.equal(f0_hz, seen["f0_out"])
-
-
-def test_coarse_pitch_is_upstreams() -> None:
-    data = golden_svc.arrays("retrieval_utils")
-    close(coarse_pitch(torch.from_numpy(data["coarse.in"]), clamps_high=False), data["coarse.out"], "coarse pitch")
+# Pitch scales.
 
 
 def test_high_notes_keep_the_highest_bin_unless_upstream_is_asked_for() -> None:
@@ -141,12 +64,6 @@ def test_high_notes_keep_the_highest_bin_unless_upstream_is_asked_for() -> None:
     assert coarse_pitch(high, clamps_high=False).tolist()[0][2:] == [0, 0]
     odd = torch.tensor([[0.0, -699.0, -700.0, 1e30]])
     assert coarse_pitch(odd).tolist() == [[1, 1, 1, 255]]
-
-
-def test_normalised_pitch_is_upstreams() -> None:
-    data = {key.removeprefix("normf0."): v for key, v in golden_svc.arrays("retrieval_utils").items()}
-    made = normalised(torch.from_numpy(data["lf0"]), torch.from_numpy(data["uv"]))
-    close(made, data["out"], "normalised log f0")
 
 
 def test_log_f0_and_back() -> None:

@@ -3,6 +3,9 @@
     vocoder = trt_svc.load_vocoder("checkpoints/nsf_hifigan")
     audio = vocoder(vocoder.mel(recording, 44100), f0=f0)
 
+    pipe = trt_svc.SVCPipeline.from_pretrained("so-vits-svc")
+    audio = pipe("song.wav", speaker="nen", f0="rmvpe", diffusion="shallow")
+
 Nothing heavy is imported until one of these names is used.
 """
 
@@ -18,13 +21,15 @@ if TYPE_CHECKING:
     from trt_svc.errors import TrtSvcError
     from trt_svc.loading import load_vocoder
     from trt_svc.session import Vocoder
+    from trt_svc.svc.pipeline import SVCPipeline
 
 __version__ = "0.1.0"
-__all__ = ["AudioSpec", "BuildConfig", "TrtSvcError", "Vocoder", "build_engine", "load_vocoder"]
+__all__ = ["AudioSpec", "BuildConfig", "SVCPipeline", "TrtSvcError", "Vocoder", "build_engine", "load_vocoder"]
 
 _HOMES = {
     "AudioSpec": "trt_svc.config",
     "BuildConfig": "trt_svc.build_config",
+    "SVCPipeline": "trt_svc.svc.pipeline",
     "TrtSvcError": "trt_svc.errors",
     "Vocoder": "trt_svc.session",
     "build_engine": "trt_svc.build",

@@ -115,14 +115,24 @@ class Resampler:
 class RecordingWriter:
     """A file that grows block by block; `recording_written` makes and ends it."""
 
-    def __init__(self, name: str, kind: str, part: Path, sample_rate: int, channels: int, samples: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        part: Path,
+        sample_rate: int,
+        channels: int,
+        samples: int,
+        subtype: str | None = None,
+    ) -> None:
         self._name = name
         self._rate = _allowed_rate(kind, sample_rate)
         long = kind == "wav" and samples * channels * BYTES_PER_WAV_SAMPLE > WAV_BYTES
         with self._failing():
             self._resampler = Resampler(sample_rate, self._rate, channels)
+            container = "RF64" if long else kind.upper()
             self._file = soundfile.SoundFile(
-                part, "w", self._rate, channels, subtype=SUBTYPES[kind], format="RF64" if long else kind.upper()
+                part, "w", self._rate, channels, subtype=subtype or SUBTYPES[kind], format=container
             )
         self._held = np.zeros((channels, 0), np.float32)
 
@@ -172,14 +182,18 @@ class RecordingWriter:
 
 
 @contextmanager
-def recording_written(path: Path, sample_rate: int, channels: int, samples: int) -> Iterator[RecordingWriter]:
+def recording_written(
+    path: Path, sample_rate: int, channels: int, samples: int, pcm: str | None = None
+) -> Iterator[RecordingWriter]:
     """A recording that takes its name only when the block ends well; the format follows the suffix.
 
     `samples` is its length, or the most that it can become: it tells in advance whether a WAV needs 64-bit sizes.
+    pcm: how WAV and FLAC store samples, by libsndfile's word; 24 bits unless said.
     """
     kind = _kind(path)
+    subtype = pcm if SUBTYPES[kind].startswith("PCM") else None
     with replacing(path) as part:
-        writer = RecordingWriter(path.name, kind, part, sample_rate, channels, samples)
+        writer = RecordingWriter(path.name, kind, part, sample_rate, channels, samples, subtype)
         try:
             yield writer
             writer.end()

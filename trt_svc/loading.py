@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -17,11 +17,14 @@ from trt_svc.errors import BackendUnavailable, ConfigError, InputError, shown
 from trt_svc.health import Record
 from trt_svc.inputs import check_amount
 from trt_svc.ladder import Ladder
-from trt_svc.opening import Places, Source, same_network, steps_of, torch_step
+from trt_svc.opening import InMemory, Places, Source, Stored, same_network, steps_of, torch_step
 from trt_svc.rungs import REFERENCE, Limits, Policy, least_frames
 from trt_svc.session import Vocoder
 from trt_svc.voice import Voice
 from trt_svc.windows import Span
+
+if TYPE_CHECKING:
+    from trt_svc.vocoders.base import VocoderNet
 
 GPU_CONTEXTS, MAX_CONTEXTS = 2, 64
 TORCH_ROWS = 4
@@ -29,7 +32,7 @@ TORCH_ROWS = 4
 
 
 def load_vocoder(
-    path: str | Path,
+    path: str | Path | VocoderNet,
     config: str | Path | Mapping[str, Any] | None = None,
     family: str | None = None,
     source: str | None = None,
@@ -48,6 +51,8 @@ def load_vocoder(
 ) -> Vocoder:
     """The vocoder stored at a path, in a folder or under an alias ("demo" is the voice that ships with the package).
 
+    A network that is in memory already may stand in the place of the path.
+
     config: a path, a dictionary in upstream's keys or the name of a preset; by default the config.json
     beside the weights, or the published config that fits. family: hifigan, nsf_hifigan, sovits_dec,
     bigvgan, gptsovits_generator or waveglow; by default recognised. source (nsf_hifigan): sovits-interp,
@@ -61,7 +66,7 @@ def load_vocoder(
     backend and one warning, "raise" stops. timeout_s: longest single run before it counts as hung.
     streaming: build an engine's stages too, so that exact streams compute little twice (torch always does so).
     """
-    origin, record = Source(path, config, family, source), Record()
+    origin, record = _origin(path, config, family, source), Record()
     run = _RunOptions(device, devices, contexts, chunk_frames, memory_limit, _policy(on_failure, timeout_s))
     if backend == REFERENCE and build is None:
         return _on_torch(origin, run, record, precision)
@@ -69,7 +74,7 @@ def load_vocoder(
     kind = _device_kind(device)
     settings = build or BuildConfig(backend, "cpu" if kind == "cpu" else "auto", wanted, streaming=streaming)
     if settings.backend != "auto":
-        _check_usable(settings.backend)
+        check_usable(settings.backend)
     engine = origin.engine(settings)
     voice = Voice.from_dict(engine.entry.metadata)
     places = run.places(record, needs_gpu=backends.get(engine.backend).needs_gpu, backend=engine.backend)
@@ -77,6 +82,15 @@ def load_vocoder(
     weights = engine.entry.metadata["weights_sha256"]
     ladder = Ladder(voice, steps_of(engine, settings, voice, origin, places), run.policy, limits, record)
     return Vocoder(ladder, lambda: same_network(origin.open(), weights))
+
+
+def _origin(where: str | Path | VocoderNet, config: Any, family: str | None, source: str | None) -> Source:
+    if isinstance(where, (str, Path)):
+        return Stored(where, config, family, source)
+    if config is not None or family is not None or source is not None:
+        asked = "a vocoder in memory with a config, family or source"
+        raise ConfigError(asked, "the network has them settled.", "Leave them out.")
+    return InMemory(where)
 
 
 @dataclass(frozen=True)
@@ -172,7 +186,7 @@ def _limits(
     return replace(places, contexts=contexts), Limits(chunk_frames, cells // contexts)
 
 
-def _check_usable(backend: str) -> None:
+def check_usable(backend: str) -> None:
     """The backend is here, or a BackendUnavailable with the reason."""
     probe = backends.get(backend)().probe()
     if not probe.builds:

@@ -9,7 +9,7 @@ counter-based Philox4x64-10, whose bit stream is frozen by NumPy's compatibility
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -96,10 +96,16 @@ class Noise:
         fields: tuple[NoiseField, ...],
         seeds: tuple[int, ...],
         given: Mapping[str, Array] | None = None,
+        first_frame: int | Sequence[int] = 0,
     ) -> None:
+        """first_frame: where in a longer recording frame 0 lies (one for all rows, or one each).
+
+        Seeded numbers are those of there.
+        """
         self.fields = {field.name: field for field in fields}
         self.seeds = seeds
         self.given = dict(given or {})
+        self._places = tuple(zip(seeds, _one_each(first_frame, len(seeds)), strict=True))
 
     def constant(self, name: str) -> Array:
         """A time-independent field as (batch, channels)."""
@@ -118,14 +124,25 @@ class Noise:
             whole = self.given[name]
             return whole[:, start:stop] if field.channels_last else whole[:, :, start:stop]
         draw = normals if field.law == "normal" else uniforms
-        rows = {seed: self._row(draw, seed, field, start, stop) for seed in dict.fromkeys(self.seeds)}
-        return np.stack([rows[seed] for seed in self.seeds])
+        rows = {}
+        for seed, first in dict.fromkeys(self._places):
+            moved = int(first * field.per_frame)
+            rows[seed, first] = self._row(draw, seed, field, moved + start, moved + stop)
+        return np.stack([rows[place] for place in self._places])
 
     @staticmethod
     def _row(draw: Callable[[int, str, int, int], Array], seed: int, field: NoiseField, start: int, stop: int) -> Array:
         flat = draw(seed, field.name, start * field.channels, stop * field.channels)
         by_time = flat.reshape(stop - start, field.channels)
         return by_time if field.channels_last else by_time.T
+
+
+def _one_each(first_frame: int | Sequence[int], rows: int) -> tuple[int, ...]:
+    given = tuple(first_frame) if isinstance(first_frame, Sequence) else (first_frame,) * rows
+    if len(given) != rows or not all(isinstance(first, (int, np.integer)) and first >= 0 for first in given):
+        asked = f"first frame {shown(first_frame)} for a batch of {rows}"
+        raise InputError(asked, "it is not usable.", "Give one whole number, 0 or more, or one per row.")
+    return tuple(int(first) for first in given)
 
 
 def check_seeds(seed: int | list[int] | tuple[int, ...], batch: int) -> tuple[int, ...]:

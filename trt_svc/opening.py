@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trt_svc.backends.base import backends
 from trt_svc.build_config import STREAM_MAX_FRAMES, BuildConfig, Precision, Profile
@@ -28,9 +28,38 @@ if TYPE_CHECKING:
     from trt_svc.vocoders.base import VocoderNet
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(Protocol):
     """Where a session's network comes from."""
+
+    def open(self) -> Checkpoint:
+        """The network with its weights."""
+
+    def engine(self, settings: BuildConfig) -> Engine:
+        """Its engine: from the cache, else built."""
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A network whose weights are there already, such as the decoder of an opened voice."""
+
+    net: VocoderNet
+
+    def open(self) -> Checkpoint:
+        from trt_svc.checkpoints.layouts import Unwrapped
+        from trt_svc.checkpoints.load import Checkpoint
+
+        weights = self.net.state_dict()
+        return Checkpoint(Path(self.net.family), self.net, {}, "the network itself", Unwrapped({}, "memory"), weights)
+
+    def engine(self, settings: BuildConfig) -> Engine:
+        from trt_svc.build import build_engine
+
+        return build_engine(self.net, settings)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A checkpoint on disk."""
 
     path: str | Path
     config: Any
@@ -128,6 +157,7 @@ def engine_step(find: Callable[[], Engine], voice: Voice, places: Places, name: 
             frames_measured=speed["frames"] * speed["batch"] if here else 0,
             stages=spans,
             stage_frames=STREAM_MAX_FRAMES,
+            quality_db=float(engine.quality["snr_db"]),
         )
 
     return Step(name, opened)

@@ -62,6 +62,8 @@ class Rung:
     """Its parts, where it can be run in parts."""
     stage_frames: int | None = None
     """Longest window of a part, in mel frames."""
+    quality_db: float | None = None
+    """SNR against torch float32, measured when the engine was built."""
     _runs: int = 0
     _slow: list[float] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -40,9 +40,12 @@ Waves: TypeAlias = "Array | torch.Tensor"
 class Vocoder:
     """A loaded vocoder. Call it with a mel (B, n_mels, T); see `load_vocoder`. Threads may share it."""
 
-    def __init__(self, ladder: Ladder, open_checkpoint: Callable[[], Checkpoint]) -> None:
+    def __init__(
+        self, ladder: Ladder, open_checkpoint: Callable[[], Checkpoint], excitation: Excitation | None = None
+    ) -> None:
         self._ladder = ladder
         self._open_checkpoint = open_checkpoint
+        self._excitation = excitation
         self.last_run_s = 0.0
         """Seconds that the network took in the last call."""
 
@@ -74,7 +77,11 @@ class Vocoder:
     @property
     def excitation(self) -> Excitation:
         """The stage in front of the network: source and noise."""
-        return self.voice.excitation
+        return self._excitation or self.voice.excitation
+
+    def excited_by(self, excitation: Excitation) -> Vocoder:
+        """The same session with another stage in front of the network."""
+        return Vocoder(self._ladder, self._open_checkpoint, excitation)
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
@@ -89,6 +96,11 @@ class Vocoder:
     @property
     def precision(self) -> str:
         return self._ladder.rung.precision
+
+    @property
+    def quality_db(self) -> float | None:
+        """SNR of the engine that runs now against torch float32, measured when it was built; None for torch itself."""
+        return self._ladder.rung.quality_db
 
     @property
     def device(self) -> str:
@@ -132,18 +144,20 @@ class Vocoder:
         *,
         sigma: float | None = None,
         denoiser_strength: float = 0.0,
+        first_frame: int | Sequence[int] = 0,
     ) -> Waves:
         """Audio (B, samples) for a mel (B, n_mels, T) of any length.
 
         f0: (B, T) in Hz, 0 where unvoiced, for vocoders with a source. speaker: (B, channels) or
         (B, channels, T). noise: random inputs as upstream draws them (`noise_spec`); what is not given
-        comes from `seed`. sigma and denoiser_strength belong to WaveGlow. Torch in, torch out.
+        comes from `seed`. sigma and denoiser_strength belong to WaveGlow. first_frame: where in a longer recording
+        this lies (for all rows, or each), whose noise it then gets. Torch in, torch out.
         """
         utterance = check_utterance(self.spec, mel, f0, speaker, keep_tensors=self._keeps(mel))
         excitation = self._with_sigma(sigma)
         denoiser_strength = check_amount("denoiser_strength", denoiser_strength, "Use 0 or more; 0.1 is usual.")
         denoiser = self._denoiser if denoiser_strength else None
-        wave = self._render(excitation, utterance, noise or {}, seed)
+        wave = self._render(excitation, utterance, noise or {}, seed, first_frame)
         if denoiser is not None:
             wave = denoiser(on_host(wave), denoiser_strength)
         return cast(Waves, like(mel, wave))
@@ -209,14 +223,19 @@ class Vocoder:
         return self._on_gpu and is_tensor(mel)
 
     def _render(
-        self, excitation: Excitation, utterance: Utterance, noise: Mapping[str, Any], seed: int | list[int]
+        self,
+        excitation: Excitation,
+        utterance: Utterance,
+        noise: Mapping[str, Any],
+        seed: int | list[int],
+        first_frame: int | Sequence[int] = 0,
     ) -> Any:
         batch, frames = utterance.batch, utterance.frames
         if not isinstance(noise, Mapping):
             raise InputError("noise", f"a {type(noise).__name__} is no table.", "Give {name: array}; see noise_spec().")
         arrays = {name: on_host(value) if is_tensor(value) else value for name, value in noise.items()}
         given = check_given(excitation.fields, arrays, batch, frames)
-        run = excitation.begin(Noise(excitation.fields, check_seeds(seed, batch), given))
+        run = excitation.begin(Noise(excitation.fields, check_seeds(seed, batch), given, first_frame))
         ladder = self._ladder
         windows = Windows(ladder.span, ladder.start, ladder.bounds, ahead=ladder.workers)
         made, network_s = [], 0.0

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from trt_svc.bench.race import Pace
 from trt_svc.bench.report import Rules
-from trt_svc.build_config import MAX_FRAMES
+from trt_svc.build_config import MAX_POSITIONS
 from trt_svc.errors import ConfigError, shown
 from trt_svc.files import config_folder
 from trt_svc.registry import did_you_mean
@@ -36,7 +36,7 @@ class NetworkCase(_Strict):
     config: str | None = None
     family: str | None = None
     source: str | None = None
-    frames: tuple[Annotated[int, Field(ge=1, le=MAX_FRAMES)], ...] = ()
+    frames: tuple[Annotated[int, Field(ge=1, le=MAX_POSITIONS)], ...] = ()
     seconds: tuple[Annotated[float, Field(gt=0, le=3600)], ...] = ()
     """Of audio per clip, in place of frames."""
     batch: tuple[Annotated[int, Field(ge=1, le=256)], ...] = (1,)

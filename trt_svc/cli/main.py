@@ -10,6 +10,7 @@ import trt_svc
 from trt_svc.cli import (
     bench,
     build_engine,
+    convert,
     convert_checkpoint,
     doctor,
     engines,
@@ -18,6 +19,7 @@ from trt_svc.cli import (
     precision_report,
     vocode,
 )
+from trt_svc.cli.convert_words import UpstreamWords
 
 app = typer.Typer(
     name="trt-svc",
@@ -32,6 +34,7 @@ app.command("doctor")(doctor.command)
 app.command("inspect")(inspect.command)
 app.command("convert-checkpoint")(convert_checkpoint.command)
 app.command("vocode")(vocode.command)
+app.command("convert", cls=UpstreamWords)(convert.command)
 app.command("build-engine")(build_engine.command)
 app.command("precision-report")(precision_report.command)
 app.command("lookahead-curve")(lookahead_curve.command)

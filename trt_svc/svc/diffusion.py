@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,15 +176,20 @@ def denormalised(mel: Array) -> Array:
     return np.asarray((mel + 1) / 2 * (MEL_HIGHEST - MEL_LOWEST) + MEL_LOWEST, np.float32)
 
 
-def seeded_draws(seed: int, first_frame: int = 0) -> Draws:
-    """Numbers by position: those of a frame depend on the seed, the stream and the frame's place in the song."""
+def seeded_draws(seed: int, *first_frames: int) -> Draws:
+    """Numbers by position: those of a frame depend on the seed, the stream and the frame's place in the song.
+
+    first_frames: where every item of a batch begins there.
+    """
 
     def draw(name: str, law: Law, shape: tuple[int, ...]) -> Array:
-        frames = shape[-1]
-        rows = int(np.prod(shape[:-1]))
+        frames, rows = shape[-1], math.prod(shape[1:-1])
         numbers = normals if law == "normal" else uniforms
-        flat = numbers(seed, name, first_frame * rows, (first_frame + frames) * rows)
-        return np.ascontiguousarray(flat.reshape(frames, rows).T).reshape(shape)
+        made = []
+        for first in first_frames or (0,) * shape[0]:
+            flat = numbers(seed, name, first * rows, (first + frames) * rows)
+            made.append(flat.reshape(frames, rows).T.reshape(shape[1:]))
+        return np.stack(made)
 
     return draw
 

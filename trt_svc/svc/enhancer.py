@@ -32,11 +32,13 @@ def enhanced(
     draws: Draws | None = None,
     seed: int = 0,
     single_precision: bool = False,
+    first_frame: int = 0,
 ) -> Array:
     """The recording (samples,) spoken again, at the vocoder's rate; it may be a frame shorter.
 
     f0_hz: (frames,), one value per `hop_samples` of the audio; it is left as it is. adaptive_key: semitones that the
-    vocoder hears the voice lower. draws, seed: as in `MelVocoder.infer`. single_precision: `sinc.resampled_length`.
+    vocoder hears the voice lower. draws, seed, first_frame: as in `MelVocoder.infer`. single_precision: see
+    `sinc.resampled_length`.
     """
     wave, curve = as_wave(audio), as_array("f0", f0_hz).reshape(-1)
     if wave.ndim == 2 and len(wave) > 1:
@@ -51,7 +53,7 @@ def enhanced(
     mel = vocoder.extract(slowed)
     frames = mel.shape[1]
     pitch = np.pad(pitch, (0, max(0, frames - pitch.size)), mode="edge")[None, :frames]
-    spoken = vocoder.infer(mel, pitch, draws, seed)[0]
+    spoken = vocoder.infer(mel, pitch, draws, seed, first_frame)[0]
     return sinc_resample(spoken, slowed_rate, vocoder.sample_rate, WIDE_WIDTH, single_precision)
 
 
@@ -69,4 +71,7 @@ def slowed_f0(f0_hz: Array, spacing_s: float, vocoder: MelVocoder, slowed_rate: 
     slower = slowed_rate / vocoder.sample_rate
     given_at = np.arange(f0_hz.size) * (spacing_s * slower)
     wanted_at = np.arange(frames) * (vocoder.hop_samples / vocoder.sample_rate)
-    return np.asarray(np.interp(wanted_at, given_at, f0_hz / slower), np.float32)
+    slowed = np.interp(wanted_at, given_at, f0_hz * (vocoder.sample_rate / slowed_rate)).astype(np.float32)
+    # Keys below 0 may take a pitch beyond what the source can make, and a voice's own pitch may be none.
+    highest = np.nextafter(np.float32(vocoder.vocoder.spec.max_f0_hz), np.float32(0))
+    return np.asarray(slowed.clip(0, highest), np.float32)

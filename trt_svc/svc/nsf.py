@@ -6,7 +6,7 @@ Mels lie as the diffusion takes them, (B, T, n_mels), in natural log whatever th
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,10 +66,18 @@ class MelVocoder:
         wave = sinc_resample(wave, rate, self.sample_rate, WIDE_WIDTH, single_precision)
         return np.ascontiguousarray(log_mel(wave, self._mel_spec, key_shift).transpose(0, 2, 1))
 
-    def infer(self, mel: Any, f0_hz: Any, draws: Draws | None = None, seed: int | list[int] = 0) -> Array:
+    def infer(
+        self,
+        mel: Any,
+        f0_hz: Any,
+        draws: Draws | None = None,
+        seed: int | list[int] = 0,
+        first_frame: int | Sequence[int] = 0,
+    ) -> Array:
         """Audio (B, T * hop) of a mel (B, T, n_mels) and f0 (B, T or more), which is cut to the mel's frames.
 
-        draws: where the random numbers come from, in upstream's order; by default they follow from the seed.
+        draws: where the random numbers come from, in upstream's order; by default they follow from the seed and from
+        where in a longer recording frame 0 lies (first_frame).
         """
         given, curve = as_array("mel", mel), as_array("f0", f0_hz)
         if given.ndim != 3 or given.shape[2] != self.n_mels:
@@ -83,9 +91,14 @@ class MelVocoder:
         noise = {} if draws is None else {f.name: draws(f.name, f.law, f.shape(batch, frames)) for f in fields}
         turned = np.ascontiguousarray(given.transpose(0, 2, 1))
         if not TAKES_LOG10[self.kind]:
-            return np.asarray(self.vocoder(turned, curve[:, :frames], noise=noise, seed=seed))
+            return self._spoken(turned, curve[:, :frames], noise, seed, first_frame)
         with _scale_is_meant():
-            return np.asarray(self.vocoder(log10_from_ln(turned), curve[:, :frames], noise=noise, seed=seed))
+            return self._spoken(log10_from_ln(turned), curve[:, :frames], noise, seed, first_frame)
+
+    def _spoken(
+        self, mel: Array, f0_hz: Array, noise: Any, seed: int | list[int], first_frame: int | Sequence[int]
+    ) -> Array:
+        return np.asarray(self.vocoder(mel, f0_hz, noise=noise, seed=seed, first_frame=first_frame))
 
 
 def open_mel_vocoder(

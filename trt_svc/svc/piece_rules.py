@@ -25,6 +25,9 @@ from trt_svc.errors import InputError
 from trt_svc.svc.pieces import Piece, PieceSettings
 from trt_svc.types import Array
 
+LENGTHS_PER_S = 4
+"""Into how many different lengths the networks' pieces fall per second."""
+
 
 @dataclass(frozen=True)
 class Joint:
@@ -94,7 +97,9 @@ class AlignedRules:
         return Joint.of(overlap, self.settings.fade_share)
 
     def fed(self, audio: Array) -> Array:
-        return np.pad(audio, int(self.settings.padding_s * self.rate_in))
+        padding, step = int(self.settings.padding_s * self.rate_in), max(1, self.rate_in // LENGTHS_PER_S)
+        # More silence behind it: few lengths mean fewer kernels to prepare, and pieces that fit into one batch.
+        return np.pad(audio, (padding, padding + -(len(audio) + 2 * padding) % step))
 
     def fitted(self, made: Array, piece: Piece) -> Array:
         # What the network returns begins between two samples of the output: the nearer one is taken.

@@ -50,6 +50,10 @@ class VoiceModel:
     def takes_volume(self) -> bool:
         return self.net.emb_vol is not None
 
+    @property
+    def unit_channels(self) -> int:
+        return self.net.config.ssl_dim
+
     def speaker_id(self, name: str | int) -> int:
         """The number of a speaker given by name or number."""
         if name in self.speakers:
