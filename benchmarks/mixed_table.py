@@ -175,7 +175,7 @@ everything in bfloat16 ends near 40 dB and a part of it does not. Random, calibr
 "x torch" and "x float32" are speeds relative to eager torch and to OpenVINO in float32.
 """
 CREPE_HEAD = f"""
-CREPE's convolutions of 64 positions need a fifth of the multiplications in the spectrum, in float32
+CREPE needs a sixth of the multiplications with its convolutions of 64 positions in the spectrum, in float32
 (`trt_svc.features.f0.networks.crepe_spectral`); {CREPE_WINDOWS} windows, quality of the logits:
 """
 

@@ -5,10 +5,12 @@ A table stands between `<!-- table NAME -->` and `<!-- end -->`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.song_report import Run, SongReport
 from trt_svc.bench import words
 from trt_svc.bench.report import Cell, Report, Row, read_report
 from trt_svc.errors import InputError
@@ -85,11 +87,34 @@ def machine() -> str:
     return "\n".join(f"- {line}" for line in dict.fromkeys(_origin(report) for report in reports())) + "\n"
 
 
+def song() -> str:
+    """The reference song: every contender, and where the time goes."""
+    report = SongReport.model_validate_json((REPORTS / "song" / "song.json").read_text("utf-8"))
+    eager = report.runs[0]
+    heads = ("contender", "seconds", "x eager", "SNR", "longest stages")
+    lines = [
+        (run.label, f"{run.median_s:.1f}", f"{eager.median_s / run.median_s:.2f}", _snr(run), _longest(run))
+        for run in report.runs
+    ]
+    rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    return "\n".join([*rows, *("| " + " | ".join(line) + " |" for line in lines)]) + "\n"
+
+
+def _snr(run: Run) -> str:
+    return "-" if run.snr_db == math.inf else f"{run.snr_db:.0f} dB"
+
+
+def _longest(run: Run) -> str:
+    stages = sorted(run.stages, key=lambda stage: stage.median_s, reverse=True)[:3]
+    return ", ".join(f"{stage.name} {stage.median_s:.1f} s" for stage in stages)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "all-cells": all_cells,
     "all-rows": all_rows,
     "machine": machine,
+    "song": song,
 }
 
 

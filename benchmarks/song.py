@@ -1,7 +1,7 @@
 """The reference case: a whole song through a so-vits-svc model of full size, by torch and by engines.
 
 make bench-song, or:
-python -m benchmarks.song --against auto:fp32 --against auto:mixed -o benchmarks/reports/song
+python -m benchmarks.song --against openvino:fp32 --against openvino:mixed -o benchmarks/reports/song
 """
 
 from __future__ import annotations
@@ -164,12 +164,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=40.0, help="of the song")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--against", action="append", metavar="BACKEND:PRECISION", help="beside torch (auto:fp32 and auto:mixed)"
+        "--against",
+        action="append",
+        metavar="BACKEND:PRECISION",
+        help="beside torch (openvino:fp32 and openvino:mixed)",
     )
     parser.add_argument("--models", type=Path, help="where the model's files are kept; written if there are none")
     parser.add_argument("--small", action="store_true", help="small networks: to try it out")
     asked = parser.parse_args(arguments)
-    named = [entry.partition(":") for entry in asked.against or ["auto:fp32", "auto:mixed"]]
+    named = [entry.partition(":") for entry in asked.against or ["openvino:fp32", "openvino:mixed"]]
     against = [(backend, precision or "fp32") for backend, _, precision in named]
     command = shlex.join(["python", "-m", "benchmarks.song", *(sys.argv[1:] if arguments is None else arguments)])
     with tempfile.TemporaryDirectory() as kept:

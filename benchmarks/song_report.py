@@ -135,7 +135,7 @@ def _summary(report: SongReport) -> Iterator[str]:
             f"{run.median_s / report.song_s:.3f}",
             "1" if run is eager else f"{eager.median_s / run.median_s:.2f}",
             _decibels(run.snr_db),
-            f"{run.mel_db:.3f}",
+            f"{run.mel_db:.2g}",
             f"{run.opening_s:.1f}",
         )
         for run in report.runs

@@ -31,7 +31,17 @@ def recording(tmp_path: Path) -> Path:
     return path
 
 
-COMMANDS = ["", "doctor", "inspect", "convert-checkpoint", "vocode", "build-engine", "precision-report", "engines"]
+COMMANDS = [
+    "",
+    "doctor",
+    "inspect",
+    "convert-checkpoint",
+    "vocode",
+    "convert",
+    "build-engine",
+    "precision-report",
+    "engines",
+]
 ENGINES = [f"engines {name}" for name in ("ls", "show", "verify", "prune", "export", "import")]
 
 

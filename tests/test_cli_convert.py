@@ -251,6 +251,13 @@ def test_a_folder_of_recordings_without_its_results(tmp_path: Path) -> None:
         recordings_below(tmp_path / "in/results/..", tmp_path / "in/results/../..")
 
 
+def test_results_beside_the_recordings_are_not_converted_again(model: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", song(0.2), RATE)
+    for expected in ("converted", "kept"):
+        call = (model, "--batch-dir", tmp_path, "-o", tmp_path, "-s", "bob", "-f0p", "dio", "--resume")
+        assert statuses(*call) == [expected]
+
+
 # Converting.
 
 

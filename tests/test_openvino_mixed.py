@@ -106,10 +106,11 @@ def test_layers_are_protected_until_the_measured_quality_is_reached() -> None:
 
     def measured_db(protected: tuple[str, ...]) -> float:
         asked.append(protected)
-        return 50.0 + 3 * len(protected)
+        return 50.0 + 3.2 * len(protected)
 
     assert protected_layers(["a", "b", "c", "norm"], costs, 56.0, measured_db) == ("c", "norm")
     assert asked[0] == ("norm",)
+    assert protected_layers(["a", "b", "c", "norm"], costs, 56.0, lambda _: 20.0) == ("a", "b", "c", "norm")
 
 
 @on_bfloat16
@@ -134,6 +135,15 @@ def test_a_mixed_stage_keeps_its_gate_with_bfloat16_in_it(
     assert gate_db <= engine.quality["snr_db"] < 80.0, "something is rounded, but not too much"
     again = StageBuilder(config, EngineCache(), Quiet()).engine(stage())
     assert again.cache_hit and again.entry.manifest["key"] == engine.entry.manifest["key"]
+
+
+@on_bfloat16
+def test_a_higher_gate_gets_an_engine_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRT_SVC_ENGINE_DIR", str(tmp_path))
+    for gate_db in (40.0, 55.0):
+        config = BuildConfig(backend="openvino", precision=Precision("mixed"), gate_db=gate_db)
+        engine = StageBuilder(config, EngineCache(), Quiet()).engine(stage())
+        assert engine.quality["snr_db"] >= gate_db and not engine.cache_hit
 
 
 @on_bfloat16

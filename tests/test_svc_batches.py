@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from tests import golden_svc as golden
 from trt_svc.difference import difference
-from trt_svc.errors import InputError
+from trt_svc.errors import InputError, QualityError
 from trt_svc.noise import Noise, NoiseField
 from trt_svc.svc.listening import Heard
 from trt_svc.svc.pieces import Piece
@@ -101,3 +102,21 @@ def test_noise_belongs_to_a_place_in_the_song() -> None:
 def test_bad_batches(batch: Any) -> None:
     with pytest.raises(InputError, match="batch"):
         SVCPipeline.from_pretrained(golden.FOLDER / "e2e", encoder=encoder, batch=batch)
+
+
+def test_a_decoder_without_an_engine_runs_in_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRT_SVC_ENGINE_DIR", str(tmp_path))
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise QualityError("an engine", "it is 12.0 dB from torch.", "Use fp32.")
+
+    monkeypatch.setattr("trt_svc.build._built", refused)
+    pipe = SVCPipeline.from_pretrained(golden.FOLDER / "e2e", encoder=encoder, backend="onnxruntime")
+    with pytest.warns(RuntimeWarning, match="decoder: no engine"):
+        made = pipe((glide(1), RATE), speaker="bob", f0="dio")
+    plain = SVCPipeline.from_pretrained(golden.FOLDER / "e2e", encoder=encoder)(
+        (glide(1), RATE), speaker="bob", f0="dio"
+    )
+    assert difference(made, plain).snr_db > 80
+    assert pipe.last is not None
+    assert {told.name: told.backend for told in pipe.last.stages}["decoder"] == "torch fp32"

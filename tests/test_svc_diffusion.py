@@ -233,7 +233,7 @@ def test_speedup_of_one_takes_every_step(net: Unit2Mel) -> None:
 
 def test_draws_by_position() -> None:
     whole = seeded_draws(5)("diffusion_start", "normal", (1, 1, 4, 30))
-    part = seeded_draws(5, first_frame=11)("diffusion_start", "normal", (1, 1, 4, 6))
+    part = seeded_draws(5, 11)("diffusion_start", "normal", (1, 1, 4, 6))
     np.testing.assert_array_equal(part, whole[..., 11:17])
     assert (seeded_draws(6)("diffusion_start", "normal", (1, 1, 4, 30)) != whole).any()
     assert (seeded_draws(5)("diffusion_step_0", "normal", (1, 1, 4, 30)) != whole).any()

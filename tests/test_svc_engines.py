@@ -196,8 +196,17 @@ def test_another_code_finds_the_same_engine(stages: dict[str, StageNet], monkeyp
     assert opener.report()[0].cached
 
 
+def test_on_a_machine_without_a_name_nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have another GPU than before; the engine's own key still finds what fits."""
+    monkeypatch.setattr("trt_svc.svc.engine_building.machine_marks", lambda: None)
+    first = EngineStages(settings("onnxruntime")).built(small_stage())
+    monkeypatch.setattr(EngineCache, "recall", lambda *_: pytest.fail("it was recalled"))
+    again = EngineStages(settings("onnxruntime")).built(small_stage())
+    assert again.cache_hit and again.key == first.key
+
+
 @pytest.mark.parametrize("change", ["weight", "attribute", "precision", "float32", "lengths"])
-def test_what_changes_an_engine(change: str, stages: dict[str, StageNet]) -> None:
+def test_what_changes_an_engine(change: str) -> None:
     stage = small_stage()
     before = EngineStages(settings("onnxruntime", "fp16")).built(stage)
     other, precision = small_stage(), "fp16"

@@ -80,10 +80,10 @@ def test_a_reader_forgets_what_is_sung() -> None:
     for start in range(0, 399 * block, 7 * block // 2):
         piece = read(start, min(start + 2 * block, 400 * block))
         assert piece[0] == start // block and piece[-1] == (min(start + 2 * block, 400 * block) - 1) // block
-    # Far ahead at once, as over a pause.
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12 * 4 * block
+    # Far ahead at once, as over a pause.
     tracemalloc.start()
     read = PieceReader(Hours(400))
     assert read(399 * block, 400 * block)[0] == 399

@@ -18,6 +18,7 @@ from tests.bad_checkpoints import Calls
 from tests.golden_svc import FOLDER
 from tests.parity_svc.songs import stand_in_encoder
 from tests.test_svc_clusters import dumped, index_bytes, random_index
+from tests.test_svc_encoders import fairseq_file
 from trt_svc.audio import resample
 from trt_svc.backends.base import backends
 from trt_svc.difference import difference
@@ -33,9 +34,12 @@ from trt_svc.errors import (
 )
 from trt_svc.files import DIRECTORY_VARIABLE
 from trt_svc.progress import Quiet
+from trt_svc.svc import running
 from trt_svc.svc.conversion import COMPAT, Conversion
 from trt_svc.svc.pipeline import SVCPipeline
 from trt_svc.svc.samplers.base import samplers
+from trt_svc.svc.singer import Chance, Sung
+from trt_svc.svc.take import mix_for
 
 RATE, HOP = 44100, 512
 MIX = {"alice": [[0, 1, 1, 0]], "bob": [[0, 0.5, 0, 1], [0.5, 1, 1, 0.2]]}
@@ -297,6 +301,17 @@ def test_a_mix_at_any_rate(rate: int, diffusion: Any, pipe: SVCPipeline) -> None
     assert difference(made, one).snr_db < 70
 
 
+def test_a_mix_for_a_diffusion_model_of_fewer_speakers() -> None:
+    weights = np.zeros((2, 3, 200), np.float32)
+    weights[..., :2] = 0.5
+    np.testing.assert_array_equal(mix_for(3, weights), weights[..., :3])
+    np.testing.assert_array_equal(mix_for(4, weights[..., :3]), weights[..., :4])
+    assert mix_for(1, weights) == 0
+    weights[1, 2, 7] = 0.5
+    with pytest.raises(InputError, match="has 3 speakers"):
+        mix_for(3, weights)
+
+
 def test_a_mix_in_compat_runs_out_of_frames(model: Path) -> None:
     upstream = opened(model, compat=COMPAT)
     audio = (song(0.5, 32000), 32000)
@@ -464,6 +479,13 @@ def test_the_enhancer_yields_to_diffusion(pipe: SVCPipeline) -> None:
     )
     assert np.array_equal(both, alone)
     assert pipe.last is not None and "enhancer" not in {stage.name for stage in pipe.last.stages}
+
+
+def test_the_enhancer_keeps_the_rate_of_the_voice(pipe: SVCPipeline) -> None:
+    """A vocoder of 44.1 kHz does not slow down a voice of 32 kHz."""
+    sung = Sung(song(1.0, 32000)[None], np.full((1, 62), 220, np.float32))
+    made = pipe.model.enhancer.enhanced(sung, 32000, HOP, Conversion(), Chance(0, (0,)))
+    assert abs(made.shape[1] - 32000) <= HOP
 
 
 @pytest.mark.parametrize("sampler", [name for name, _ in samplers])
@@ -634,6 +656,24 @@ def test_what_is_told_of_a_song(pipe: SVCPipeline) -> None:
     assert backend["slicing"] == ""
 
 
+def test_torch_takes_every_network_to_its_device(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(model, tmp_path / "m")
+    fairseq_file(tmp_path / "m/pretrain/checkpoint_best_legacy_500.pt", layers=9, units=256)
+    options = BASE | {"speaker": MIX, "auto_f0": True, "diffusion": SHALLOW}
+    expected = SVCPipeline.from_pretrained(tmp_path / "m")((song(0.3), RATE), **options)
+    placed: list[str] = []
+    place = running._on_device
+    monkeypatch.setattr(running, "chosen_device", lambda asked: "cpu:0")  # in the place of a GPU
+    monkeypatch.setattr(running, "_on_device", lambda stage, on: placed.append(stage.name) or place(stage, on))
+    there = SVCPipeline.from_pretrained(tmp_path / "m")
+    made = there((song(0.3), RATE), **options)
+    assert set(placed) == {"content encoder", "voice encoder", "voice pitch of a mix", "flow of a mix"}
+    assert difference(made, expected).snr_db > 100
+    monkeypatch.setattr(running, "chosen_device", lambda asked: "meta")
+    diffusion = SVCPipeline.from_pretrained(tmp_path / "m").model.diffusion
+    assert {weights.device.type for weights in diffusion.model.net.parameters()} == {"meta"}
+
+
 # Models and files that do not fit.
 
 
@@ -687,6 +727,7 @@ THROUGH = {
     "a mix": {"speaker": MIX},
     "in clips": {"clip_s": 0.2, "overlap_s": 0.05},
     "auto f0": {"auto_f0": True},
+    "auto f0 of a mix": {"speaker": MIX, "auto_f0": True},
     "clusters": {"cluster_ratio": 0.4},
     "retrieval": {"cluster_ratio": 0.4, "retrieval": True},
     "shallow": {"diffusion": {"k_step": 20}},
@@ -715,6 +756,10 @@ def test_engines_are_told_with_their_quality(engines: Any) -> None:
         assert told[name].backend == f"{backend} fp32", name
         assert told[name].quality_db is not None and told[name].quality_db > 80, name
     assert told["resampling"].backend == "" and told["resampling"].quality_db is None
+    engine((song(0.2), RATE), **BASE | {"speaker": MIX, "auto_f0": True})
+    told = {stage.name: stage for stage in engine.last.stages}
+    for name in ("voice pitch of a mix", "flow of a mix"):
+        assert told[name].backend == f"{backend} fp32", name
 
 
 # Files that want to run code.

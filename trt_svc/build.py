@@ -55,8 +55,8 @@ GATE_FRAMES = (1, 33, 160)
 SENTINEL_FRAMES = 32
 STAGE_GATE_FRAMES = 40
 GATE_MAX_FRAMES = 1000
-MIX_FRAMES, MIX_SEED = (1, 8, 24), 11
-"""What the layers of a mixed engine are chosen on."""
+MIX_FRAMES, MIX_SEED = 24, 11
+"""What every layer of a mixed engine is rounded on by itself; the choice is measured as the gate measures."""
 
 
 def build_engine(
@@ -131,9 +131,9 @@ def with_protection(net: VocoderNet, config: BuildConfig, backend: Backend, prog
     progress.stage("rounding one layer at a time")
     names = config.rewrites or ()
     body, layers = rewritten(net, names), product_layers(graph_from_vocoder(net, Precision(), names))
-    heard = example_inputs(net, 1, MIX_FRAMES[-1], seed=MIX_SEED)
+    heard = example_inputs(net, 1, MIX_FRAMES, seed=MIX_SEED)
     costs = list(rounding_costs(body, lambda: reference_audio(body, heard), layers))
-    cases = [example_inputs(net, 1, frames, seed=frames) for frames in MIX_FRAMES]
+    cases = [example_inputs(net, batch, frames, seed=frames) for batch, frames in gate_shapes(config)]
     answers = [(case, reference_audio(net, case)) for case in cases]
 
     def protecting(some: tuple[str, ...]) -> BuildConfig:

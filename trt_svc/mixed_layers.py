@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from trt_svc.types import Array
 
 MARGIN_DB = 0.5
+SPARE_DB = 0.3
+"""An engine that only just passes may fail when it is built again: kernels are chosen as they are needed."""
 ATTEMPTS = 4
 SEED = 11
 KINDS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
@@ -64,17 +66,22 @@ def protected_layers(
     target_db: float,
     measured_db: Callable[[tuple[str, ...]], float],
 ) -> tuple[str, ...]:
-    """Those of `layers` to keep in float32. `measured_db`: the quality of an engine with such layers in float32."""
-    aimed_db = target_db
+    """Those of `layers` to keep in float32: all, if no choice reaches the target.
+
+    measured_db: the quality of an engine with such layers in float32.
+    """
+    wanted_db = aimed_db = target_db + SPARE_DB
     for _ in range(ATTEMPTS):
         rounded = set(worth_rounding(costs, aimed_db))
         protected = tuple(layer for layer in layers if layer not in rounded)
-        found_db = measured_db(protected)
-        if found_db >= target_db or not rounded:
+        if not rounded:
             break
+        found_db = measured_db(protected)
+        if found_db >= wanted_db:
+            return protected
         # Costs add up only nearly: what is still lacking is taken off the allowance.
-        aimed_db += max(target_db - found_db, 0.5)
-    return protected
+        aimed_db += max(wanted_db - found_db, 0.5)
+    return tuple(layers)
 
 
 @contextmanager

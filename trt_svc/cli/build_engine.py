@@ -22,7 +22,7 @@ def command(
         str | None, typer.Option(help="auto (the fastest here), or one that `doctor` lists. \\[default: auto]")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16, bf16. \\[default: fp16 for GPUs, fp32 for CPUs]")
+        str | None, typer.Option(help="fp32, fp16, mixed, bf16. \\[default: fp16 for GPUs, fp32 for CPUs]")
     ] = None,
     allow_bf16: Annotated[bool, typer.Option("--allow-bf16", help="Accept bf16's noise (near 40 dB).")] = False,
     protect: Annotated[

@@ -204,7 +204,10 @@ def command(
             "--device", "-d", help="cpu, cuda or cuda:N. \\[default: auto]", show_default=False, rich_help_panel=RUN
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, fp16 ...", rich_help_panel=RUN)] = "fp32",
+    precision: Annotated[
+        str,
+        typer.Option(help="fp32; on an engine also fp16, mixed (bfloat16 on CPUs that have it).", rich_help_panel=RUN),
+    ] = "fp32",
     compat: Annotated[
         str | None,
         typer.Option(

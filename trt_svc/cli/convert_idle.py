@@ -14,7 +14,7 @@ def idle_options(given: Collection[str], options: Conversion, compat: bool = Fal
     kind, mixed = options.diffusion, options.speaker_mix is not None
     rules = (
         ("shallow_diffusion", kind == ONLY, "-shd: -od replaces it"),
-        ("k_step", kind == ONLY, "-ks: -od starts from noise and takes every step"),
+        ("k_step", kind == ONLY, "-ks: -od starts from noise, at the noisiest step"),
         ("second_encoding", kind == ONLY, "-se: with -od there is no voice audio to encode"),
         ("noise_scale", kind == ONLY, "-ns: with -od the voice model is left out"),
         ("k_step", kind is None, "-ks: there is no diffusion without -shd"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -86,8 +86,11 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def recordings_below(folder: Path, outputs: Path) -> list[Given]:
-    """Every recording in a folder and the folders in it, but for what lies where the results go."""
+def recordings_below(folder: Path, outputs: Path, made: Collection[str] = ()) -> list[Given]:
+    """Every recording in a folder and the folders in it, but for what lies where the results go.
+
+    Where they go into that folder itself, files that were made before (names in `outputs`) are left out.
+    """
     if not folder.is_dir():
         raise InputError(f"folder {shown(str(folder))}", "there is no such folder.", "Check the name (--batch-dir).")
     done = outputs.resolve()
@@ -98,6 +101,7 @@ def recordings_below(folder: Path, outputs: Path) -> list[Given]:
         and not path.name.startswith(".")
         and path.is_file()
         and (done == folder.resolve() or not path.resolve().is_relative_to(done))
+        and not (path.name in made and path.resolve().parent == done)
     ]
     if not found:
         advice = f"Known are: {', '.join(RECORDINGS)}."

@@ -26,6 +26,10 @@ class Journal:
         """Is the job's output there, and of this origin?"""
         return job.output.is_file() and self._entries().get(job.output.name) == _entry(job.output, origin)
 
+    def names(self) -> set[str]:
+        """What was made here."""
+        return set(self._entries())
+
     def record(self, job: Job, origin: str) -> None:
         """Remembers a finished job."""
         entries = self._entries() | {job.output.name: _entry(job.output, origin)}

@@ -56,8 +56,9 @@ class Wanted:
 
     def recordings(self, files: ModelFiles) -> list[Given]:
         """All of them, by name and from the folder."""
-        below = recordings_below(self.batch_dir, self.output_dir) if self.batch_dir else []
-        given = named_recordings(self.names, files.root) + below
+        given = named_recordings(self.names, files.root)
+        if self.batch_dir:
+            given += recordings_below(self.batch_dir, self.output_dir, Journal(self.output_dir).names())
         if not given:
             advice = "Name recordings (-n song.wav, looked up in raw/ too), or give a folder (--batch-dir)."
             raise InputError("converting", "no recording is given.", advice)

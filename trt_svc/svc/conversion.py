@@ -84,6 +84,7 @@ class Conversion:
         _check_words(self)
         if self.diffusion not in (None, SHALLOW, ONLY):
             raise InputError(f"diffusion {shown(self.diffusion)}", "there is no such kind.", "Use 'shallow' or 'only'.")
+        self.pieces(compat=False)  # refuses lengths that do not go together
         if self.diffusion == ONLY and self.auto_f0:
             asked = "automatic f0 with diffusion alone"
             raise InputError(asked, "the pitch would come from the voice model, which is left out.", "Leave one out.")

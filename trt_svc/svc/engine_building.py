@@ -61,11 +61,12 @@ class StageBuilder:
         wanted = self.settled(stage)
         request = self._request(stage, wanted)
         with self._cache.building(request_sha256(request)):
-            known = self._cache.recall(request)
+            known = self._cache.recall(request) if request["machine"] else None
             if known is not None:
                 return _checked(Engine(known, True), stage, wanted)
             made = self._fastest(stage, wanted) if wanted.backend == "auto" else self._of_backend(stage, wanted)
-            self._cache.remember(request, made.key)
+            if request["machine"]:  # what runs best, and whether it runs, is only known of a machine that can be told
+                self._cache.remember(request, made.key)
             return made
 
     def settled(self, stage: StageNet) -> BuildConfig:
@@ -86,12 +87,15 @@ class StageBuilder:
         return shaped if shaped.backend == "auto" else usable_backend(shaped.backend).settled(shaped)
 
     def _request(self, stage: StageNet, config: BuildConfig) -> dict[str, Any]:
-        """Everything that an engine of the stage follows from, without writing its graph."""
+        """Everything that an engine of the stage follows from, without writing its graph.
+
+        The gate is in it: the layers that a mixed engine rounds, and which backends `auto` may take, follow from it.
+        """
         return {
             "stage": stage.name,
             "structure": sha256(canonical(_structure(stage))),
             "weights_sha256": weights_sha256(stage.module),
-            "settings": {**config.as_dict(), "gate_db": None},
+            "settings": config.as_dict(),
             "packages": versions(),
             "code": own_code(),
             "build_revision": BUILD_REVISION,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -132,6 +132,8 @@ class Model:
     def notes(self) -> dict[str, dict[str, Any]]:
         """Stage -> what ran it and how well, as far as there is a choice."""
         found = {**self.running.notes(), **self._session_notes()}
+        if self.given_encoder is not None:
+            found.pop("content encoder", None)
         for stage in self.watch.taken():
             network = "denoiser" if stage == "diffusion" else "f0 network" if stage in self._network_f0_stages() else ""
             if network in found:
@@ -166,7 +168,7 @@ class Model:
         voice = self.voice
 
         def open_decoder() -> Vocoder:
-            return load_vocoder(voice.net.dec, **self.running.session)
+            return self.running.opened("decoder", partial(load_vocoder, voice.net.dec))
 
         return Singer(voice, self.running.open_stage, open_decoder, self.watch, self.compat)
 
@@ -180,7 +182,7 @@ class Model:
             kind = encoders.get(name)
             path = self.files.need_pretrained(f"content encoder {name}", *kind.usual_files)
             encoder = kind.from_file(path, channels)
-            stage = None if self.running.on_torch else encoder.stage()
+            stage = None if self.running.in_place else encoder.stage()
             if stage is not None:
                 encoder.on(self.running.open_stage(stage))
             self._encoders[name] = encoder
@@ -210,7 +212,7 @@ class Model:
             if self.compat and method in (RMVPE, "fcpe"):
                 options["resample"] = _wide_resample
         estimator: F0Estimator = kind(**options)
-        stage = None if self.running.on_torch else f0_stage(estimator)
+        stage = None if self.running.in_place else f0_stage(estimator)
         if stage is not None:
             run_f0_on(estimator, self.running.open_stage(stage))
         return estimator
@@ -284,6 +286,7 @@ class Model:
                 "Use the vocoder that the diffusion model was trained with.",
             )
         for_slice = None
+        self.running.place(opened.net)
         if not self.running.on_torch:
             denoiser = opened.net.denoiser
             for_slice = denoiser_for(self.running.open_stage(denoiser_stage(denoiser)), denoiser)
@@ -295,7 +298,7 @@ class Model:
         return Repair(self._vocoder(None, "nsf-hifigan"), self.watch, self.compat)
 
     def _vocoder(self, ckpt: str | None, kind: str) -> MelVocoder:
-        return open_mel_vocoder(self.files.need_vocoder(ckpt), kind, **self.running.session)
+        return self.running.opened("vocoder", partial(open_mel_vocoder, self.files.need_vocoder(ckpt), kind))
 
     def check_shallow(self) -> None:
         """Shallow diffusion repairs what this voice sings: both must have been trained on the same frames and units."""

@@ -15,6 +15,7 @@ from trt_svc.svc.listening import Heard, Listener
 from trt_svc.svc.networks.unit2mel import OpenedUnit2Mel
 from trt_svc.svc.nsf import MelVocoder
 from trt_svc.svc.samplers.base import Course, Draws, Law
+from trt_svc.svc.sinc import WIDE_WIDTH, sinc_resample
 from trt_svc.svc.singer import Chance, Sung, usable_pitch
 from trt_svc.svc.stopwatch import Stopwatch
 from trt_svc.svc.volume import frame_volume
@@ -55,7 +56,7 @@ class Repair:
         self.vocoder, self._watch, self._compat = vocoder, watch, compat
 
     def enhanced(self, sung: Sung, rate: int, hop_samples: int, options: Conversion, chance: Chance) -> Array:
-        """The enhancer's version of sung pieces, at the vocoder's rate."""
+        """The enhancer's version of sung pieces, at their own rate; in compat at the vocoder's."""
         made = []
         for audio, f0_hz, first_frame in zip(sung.audio, sung.f0_hz, chance.first_frames, strict=True):
             with self._watch.running("enhancer"):
@@ -71,6 +72,8 @@ class Repair:
                     single_precision=self._compat,
                     first_frame=first_frame,
                 )
+                if not self._compat:
+                    spoken = sinc_resample(spoken, self.vocoder.sample_rate, rate, WIDE_WIDTH)
             made.append(spoken)
         return np.stack(made)
 

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from trt_svc.backends.base import backends
-from trt_svc.errors import InputError, shown
+from trt_svc.errors import BuildCancelled, BuildError, InputError, shown
 from trt_svc.hardware import first_gpu
+from trt_svc.inputs import warn_caller
 from trt_svc.loading import check_usable, chosen_device
 from trt_svc.progress import Progress, Quiet
 from trt_svc.rungs import REFERENCE
 from trt_svc.svc.stage import Run, StageNet, StageOpener, in_torch
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from trt_svc.svc.engine_stages import EngineStages
 
 
-NEURAL = ("content encoder", "f0 network", "voice encoder", "voice pitch", "flow", "flow of a mix", "denoiser")
+Loaded = TypeVar("Loaded")
+NEURAL = (
+    "content encoder",
+    "f0 network",
+    "voice encoder",
+    "voice pitch",
+    "voice pitch of a mix",
+    "flow",
+    "flow of a mix",
+    "denoiser",
+)
 """Stages that a backend has a say in, by the names of their `StageNet`."""
 
 
@@ -66,6 +79,27 @@ class Running:
     def on_torch(self) -> bool:
         return self.engines is None
 
+    @property
+    def in_place(self) -> bool:
+        """Does torch run networks where they are read, on the CPU?"""
+        return self.on_torch and not self.on_gpu
+
+    def place(self, net: nn.Module) -> None:
+        """Puts a network where torch runs it, if it is torch that does."""
+        if self.on_torch:
+            net.to(chosen_device(self.session["device"]))
+
+    def opened(self, what: str, load: Callable[..., Loaded]) -> Loaded:
+        """A vocoder session by `load(backend=…, device=…, precision=…)`; in torch where no engine can be had."""
+        try:
+            return load(**self.session)
+        except BuildCancelled:
+            raise
+        except BuildError as err:
+            found = shown(err.found.rstrip("."))
+            warn_caller(f"{what}: no engine ({found}). It runs in torch, which is slower.", RuntimeWarning)
+            return load(backend=REFERENCE, device=self.session["device"], precision="fp32")
+
     def notes(self) -> dict[str, dict[str, Any]]:
         """Stage -> backend, quality and what there is to say."""
         if self.engines is None:
@@ -77,6 +111,6 @@ class Running:
 
 
 def _on_device(stage: StageNet, device: str) -> Run:
-    """The whole module where the weights are put; bounded forms are for memory that has to be shared."""
+    """Torch where the weights are put; bounded forms follow them."""
     stage.module.to(device)
-    return in_torch(replace(stage, in_torch=None))
+    return in_torch(stage)

@@ -19,7 +19,7 @@ from trt_svc.svc.networks.prior import coarse_pitch
 from trt_svc.svc.networks.source import RenderedExcitation
 from trt_svc.svc.networks.synthesizer import PRIOR_NOISE, Speaker
 from trt_svc.svc.samplers.base import Draws
-from trt_svc.svc.stage import Run, StageOpener, in_torch
+from trt_svc.svc.stage import Run, StageOpener
 from trt_svc.svc.stopwatch import Stopwatch
 from trt_svc.svc.voice_model import VoiceModel
 from trt_svc.svc.voice_stages import flow_stage, pitch_stage, voice_encoder_stage
@@ -63,14 +63,17 @@ class Singer:
 
     def open(self, options: Conversion) -> None:
         """Opens what a song with these options needs: building engines is no part of singing it."""
-        _ = self.decoder, self._encode, self._flow if options.speaker_mix is None else self._flow_of_mix
+        mixed = options.speaker_mix is not None
+        _ = self.decoder, self._encode, self._flow_of_mix if mixed else self._flow
         if options.auto_f0:
             self.voice.net.require_f0_decoder()
-            _ = self._pitch
+            _ = self._pitch_of_mix if mixed else self._pitch
 
     def speaker(self, speaker: Speaker) -> Array:
         """(1, channels, 1), or (1, channels, frames) of a mix (frames, speakers)."""
-        return np.ascontiguousarray(self.voice.net.speaker_vectors(speaker).detach().cpu().numpy())
+        net = self.voice.net
+        chosen = speaker.to(net.emb_g.weight.device) if isinstance(speaker, torch.Tensor) else speaker
+        return np.ascontiguousarray(net.speaker_vectors(chosen).detach().cpu().numpy())
 
     def sing(self, heard: Heard, speaker: Array, options: Conversion, chance: Chance) -> Sung:
         """Pieces by a speaker: (1, channels, 1), or (pieces, channels, 1 or frames)."""
@@ -84,8 +87,9 @@ class Singer:
         mean, log_spread = np.split(statistics, 2, axis=1)
         noise = self._noise(chance, heard.frames)
         z_p = mean + noise[PRIOR_NOISE] * np.exp(log_spread) * np.float32(options.noise_scale)
-        with self._watch.running("flow"):
-            flow = self._flow if speaker.shape[2] == 1 else self._flow_of_mix
+        mixed = speaker.shape[2] != 1
+        with self._watch.running("flow of a mix" if mixed else "flow"):
+            flow = self._flow_of_mix if mixed else self._flow
             z = flow({"z_p": z_p, "speaker": speaker})
         return Sung(self._audio(z, f0, speaker, noise, chance), f0)
 
@@ -110,9 +114,9 @@ class Singer:
         net.require_f0_decoder()
         f0, uv = torch.from_numpy(heard.f0_hz), torch.from_numpy(heard.uv)
         norm_lf0 = pitch_decoder.normalised(pitch_decoder.log_f0(f0).unsqueeze(1), uv)
-        with self._watch.running("voice pitch"):
-            # Engines take one speaker for all frames; a mix goes through torch.
-            choose = self._pitch if speaker.shape[2] == 1 else in_torch(pitch_stage(net))
+        mixed = speaker.shape[2] != 1
+        with self._watch.running("voice pitch of a mix" if mixed else "voice pitch"):
+            choose = self._pitch_of_mix if mixed else self._pitch
             lf0 = choose({**given, "norm_lf0": norm_lf0.numpy(), "speaker": speaker})
         return np.asarray(pitch_decoder.hz_from_log(torch.from_numpy(lf0)).squeeze(1).numpy())
 
@@ -148,6 +152,10 @@ class Singer:
     @cached_property
     def _pitch(self) -> Run:
         return self._open(pitch_stage(self.voice.net))
+
+    @cached_property
+    def _pitch_of_mix(self) -> Run:
+        return self._open(pitch_stage(self.voice.net, by_frame=True))
 
 
 def usable_pitch(f0_hz: Array, limit_hz: float) -> Array:

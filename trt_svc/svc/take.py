@@ -133,15 +133,24 @@ class Take:
         options, model, chance = self.options, self.model, self._chance(pieces)
         speakers = [self.voices.of(piece, heard.frames) for piece in pieces]
         if options.diffusion == ONLY:
-            return model.diffusion.generated(heard, _for_diffusion(speakers), options, chance)
+            return model.diffusion.generated(heard, self._for_diffusion(speakers), options, chance)
         singer = model.singer
         sung = singer.sing(heard, np.concatenate([singer.speaker(one) for one in speakers]), options, chance)
         if options.diffusion == SHALLOW:
-            return model.diffusion.refined(heard, sung, _for_diffusion(speakers), options, chance, self.listener)
+            chosen = self._for_diffusion(speakers)
+            return model.diffusion.refined(heard, sung, chosen, options, chance, self.listener)
         if options.enhance:
             voice = model.voice
             return model.enhancer.enhanced(sung, voice.sample_rate_hz, voice.hop_samples, options, chance)
         return sung.audio
+
+    def _for_diffusion(self, speakers: Sequence[int | torch.Tensor]) -> int | Array:
+        """One number for all pieces, or weights (pieces, frames, speakers)."""
+        first = speakers[0]
+        if isinstance(first, int):
+            return first
+        mixes = np.stack([one.numpy() for one in speakers if isinstance(one, torch.Tensor)])
+        return mix_for(self.model.diffusion.model.net.speakers, mixes)
 
     def _chance(self, pieces: Sequence[Piece]) -> Chance:
         places = tuple(first_frame(piece, self.rules, self.voices.hop_samples) for piece in pieces)
@@ -225,8 +234,12 @@ def in_batches(heard: Iterable[Listened], most: int) -> Iterator[list[Listened]]
         yield group
 
 
-def _for_diffusion(speakers: Sequence[int | torch.Tensor]) -> int | Array:
-    """One number for all pieces, or weights (pieces, frames, speakers)."""
-    mixes = [one.numpy() for one in speakers if isinstance(one, torch.Tensor)]
-    first = speakers[0]
-    return first if isinstance(first, int) else np.stack(mixes)
+def mix_for(count: int, weights: Array) -> int | Array:
+    """Weights (pieces, frames, speakers of the voice) for a model of `count`: voices often have room for more."""
+    if count == 1:
+        return 0
+    if weights[..., count:].any():
+        found = f"the diffusion model has {count} speakers, and the mix has others."
+        raise InputError("a mix of speakers with diffusion", found, "Mix those that both models have.")
+    known = weights[..., :count]
+    return np.pad(known, ((0, 0), (0, 0), (0, count - known.shape[-1])))

@@ -51,11 +51,15 @@ def voice_encoder_stage(net: Synthesizer) -> StageNet:
     return StageNet("voice encoder", stage, stage.core_inputs(), _take_of(net, stage.core_inputs()), LENGTHS)
 
 
-def pitch_stage(net: Synthesizer) -> StageNet:
-    """Units, uv, norm_lf0, speaker (and volume) -> the log f0 that the voice would choose; see `PitchStage`."""
+def pitch_stage(net: Synthesizer, by_frame: bool = False) -> StageNet:
+    """Units, uv, norm_lf0, speaker (and volume) -> the log f0 that the voice would choose; see `PitchStage`.
+
+    by_frame: as in `flow_stage`.
+    """
     stage = PitchStage(net)
-    inputs = _one_speaker(stage.core_inputs())
-    return StageNet("voice pitch", stage, inputs, _take_of(net, inputs), PITCH_LENGTHS)
+    inputs = stage.core_inputs() if by_frame else _one_speaker(stage.core_inputs())
+    name = "voice pitch of a mix" if by_frame else "voice pitch"
+    return StageNet(name, stage, inputs, _take_of(net, inputs), PITCH_LENGTHS)
 
 
 def flow_stage(net: Synthesizer, by_frame: bool = False) -> StageNet:
@@ -191,6 +195,7 @@ def _row_by_row(mixed: Callable[[Array, float], Array]) -> Run:
 
 def _take_of(net: Synthesizer, inputs: Sequence[CoreInput]) -> Examples:
     """Units, a sung glide with rests, and whatever else a stage of the voice takes."""
+    by_frame = any(spec.name == "speaker" and spec.per_frame for spec in inputs)
 
     def examples(batch: int, frames: int, seed: int) -> dict[str, Array]:
         rng = np.random.default_rng(seed)
@@ -204,7 +209,7 @@ def _take_of(net: Synthesizer, inputs: Sequence[CoreInput]) -> Examples:
             "uv": uv[:, None],
             "pitch_bins": coarse_pitch(f0_hz).unsqueeze(1).float().numpy(),
             "norm_lf0": normalised(log_f0(f0_hz).unsqueeze(1), voiced).numpy(),
-            "speaker": _speakers(net, batch, 1, rng),
+            "speaker": _speakers(net, batch, frames if by_frame else 1, rng),
             "volume": rng.uniform(0, 0.3, (batch, 1, frames)).astype(np.float32),
         }
         return {spec.name: made[spec.name] for spec in inputs}
