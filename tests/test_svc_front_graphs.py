@@ -269,13 +269,7 @@ def builds(stage: StageNet, lengths: ShapeRange) -> None:
     assert sum(len(data) for data in built.files.values()) > 10_000
 
 
-@pytest.mark.parametrize("name", ["vec256l9", "cnhubertlarge", "wavlmbase+", "dphubert", "whisper-ppg"])
+@pytest.mark.parametrize("name", ["vec256l9", "cnhubertlarge", "dphubert"])
 def test_nvidias_compiler_takes_encoders(name: str, tmp_path: Path) -> None:
-    stage = stage_of(encoder(name, tmp_path))
-    builds(stage, stage.lengths if name == "whisper-ppg" else ShapeRange(400, 16000, 32000))
-
-
-@pytest.mark.parametrize("method", NEURAL)
-def test_nvidias_compiler_takes_f0_networks(method: str, tmp_path: Path) -> None:
-    stage = f0_stage_of(method, tmp_path)
-    builds(stage, stage.lengths if method == "crepe" else ShapeRange(1, 64, 512))
+    """In float32; in half precision test_svc_engines builds them all."""
+    builds(stage_of(encoder(name, tmp_path)), ShapeRange(400, 16000, 32000))

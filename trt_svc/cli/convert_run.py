@@ -124,7 +124,7 @@ def outcomes(pipe: SVCPipeline, wanted: Wanted, progress: Progress) -> Iterator[
         known.number(speaker)  # before the work, and once
     writable_folder(wanted.output_dir)
     journal = Journal(wanted.output_dir)
-    worked = False
+    worked = checked = False
     for number, job in enumerate(made, 1):
         try:
             job.check()
@@ -135,6 +135,9 @@ def outcomes(pipe: SVCPipeline, wanted: Wanted, progress: Progress) -> Iterator[
         if wanted.resume and journal.holds(job, origin):
             yield Outcome(job, "kept")
             continue
+        if not checked:
+            pipe.model.require(wanted.options)  # what no recording can be converted with is said once
+            checked = True
         titled = _Titled(progress, f"{number}/{len(made)} {shown(job.source.name)}, {shown(job.singer)}")
         outcome = _outcome(pipe, job, titled, model_works=worked)
         worked = worked or outcome.status == "converted"
