@@ -30,6 +30,7 @@ from trt_svc.svc.model_names import (
 
 LOGS = Path("logs/44k")
 PRETRAIN = "pretrain"
+LONGEST_TOLD = 80
 _RETRIEVAL_KINDS, _CLUSTER_KINDS = (".pkl", ".index"), (".pt", ".pth")
 
 
@@ -253,7 +254,7 @@ def _given(option: str, path: str | Path | None, among: Callable[[list[Path]], C
     found = among(files_in(asked)).path if among and asked.is_dir() else asked
     if found is None or not found.is_file():
         reason = "this folder holds none." if asked.is_dir() else "there is no such file."
-        raise CheckpointNotFound(f"{option} {shown(str(path))!r}", reason, "Check the name, or leave the option out.")
+        raise CheckpointNotFound(f"{option} {_told(asked)!r}", reason, "Check the name, or leave the option out.")
     return found.absolute()
 
 
@@ -280,7 +281,13 @@ def _exists(path: Path) -> bool:
 
 
 def _listed(folders: tuple[Path, ...]) -> str:
-    return ", ".join(shown(str(folder)) for folder in folders)
+    return ", ".join(_told(folder) for folder in folders)
+
+
+def _told(path: Path) -> str:
+    """A path for a message: of a long one the end, which is what a person looks for."""
+    whole = str(path)
+    return shown(whole if len(whole) <= LONGEST_TOLD else str(Path("…", *path.parts[-2:])))
 
 
 @contextmanager
