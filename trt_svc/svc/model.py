@@ -19,7 +19,7 @@ from trt_svc.svc.clusters import SpeakerClusters, read_clusters
 from trt_svc.svc.conversion import AUTO_F0, ONLY, SHALLOW, Conversion
 from trt_svc.svc.diffusion import Diffusion
 from trt_svc.svc.encoders.base import encoders
-from trt_svc.svc.f0_stages import NetworkEstimator, f0_stage, run_f0_on
+from trt_svc.svc.f0_stages import f0_stage, run_f0_on
 from trt_svc.svc.listening import Ears, Encoder, Listener, Mixing, f0_stage_name
 from trt_svc.svc.model_folder import ModelFiles
 from trt_svc.svc.networks.unit2mel import OpenedUnit2Mel, open_unit2mel
@@ -128,10 +128,6 @@ class Model:
             _ = self.enhancer
         if options.diffusion != ONLY:
             self.singer.open(options)
-
-    def hears_ahead(self, options: Conversion) -> bool:
-        """Does it pay to hear a piece while another is sung? Not where both want all cores of the CPU."""
-        return self.running.on_gpu or not isinstance(self.pitch(self.f0_method(options.f0)), NetworkEstimator)
 
     def notes(self) -> dict[str, dict[str, Any]]:
         """Stage -> what ran it and how well, as far as there is a choice."""

@@ -1,6 +1,6 @@
 """One song on its way through a model: cut at its pauses, heard, sung piece by piece, joined.
 
-Where that gains time, the next piece is heard while this one is sung.
+The next piece is heard while this one is sung.
 """
 
 from __future__ import annotations
@@ -85,9 +85,7 @@ class Take:
         """The converted song in blocks (samples,)."""
         joiner, done = Joiner(self.rules.overlap_samples), 0
         progress.stage("converting")
-        hear = self._hear()
-        heard = one_ahead(hear, self.pieces) if self.model.hears_ahead(self.options) else map(hear, self.pieces)
-        for group in in_batches(heard, self.model.batch):
+        for group in in_batches(one_ahead(self._hear(), self.pieces), self.model.batch):
             if progress.cancelled:
                 raise BuildCancelled("converting a song", "it was stopped.", "Nothing was stored.")
             progress.step(done, len(self.pieces))
