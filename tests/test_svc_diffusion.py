@@ -23,7 +23,7 @@ from trt_svc.graph.check import cpu_session
 from trt_svc.graph.export import export
 from trt_svc.graph.model import GraphInput
 from trt_svc.svc.diffusion import Diffusion, Sampling, denormalised, normalised, seeded_draws
-from trt_svc.svc.networks.denoiser import ConditionedDenoiser, PreparedDenoiser, SliceDenoiser, WaveNet
+from trt_svc.svc.networks.denoiser import ConditionedDenoiser, SliceDenoiser, WaveNet
 from trt_svc.svc.networks.unit2mel import DiffusionConfig, Unit2Mel, open_unit2mel, unit2mel_from
 from trt_svc.svc.samplers.base import Course, samplers
 from trt_svc.svc.samplers.schedule import Schedule, uniform_instants
@@ -55,27 +55,19 @@ def test_forms_of_the_denoiser_agree(net: Unit2Mel) -> None:
     wavenet = net.denoiser
     steps = wavenet.step_biases(torch.from_numpy(DATA["denoise.t"]))
     conditioned = ConditionedDenoiser(wavenet)(x, steps, cond)
-    prepared = PreparedDenoiser(wavenet)(x, steps, wavenet.projections(cond))
+    prepared = wavenet.prepared(x, steps, wavenet.projections(cond))
     close(conditioned.numpy(), DATA["denoise.y"][:, 0])
     close(prepared.numpy(), DATA["denoise.y"][:, 0])
 
 
-@pytest.mark.parametrize("form", ["conditioned", "prepared"])
-def test_denoiser_exports(net: Unit2Mel, form: str) -> None:
+def test_denoiser_exports(net: Unit2Mel) -> None:
     wavenet = net.denoiser
-    wide = 2 * wavenet.channels * wavenet.layers
-    third = GraphInput("cond", wavenet.cond_channels) if form == "conditioned" else GraphInput("projections", wide)
     steps = GraphInput("steps", wavenet.channels * wavenet.layers, per_frame=Fraction(0))
-    inputs = (GraphInput("x", wavenet.n_mels), steps, third)
-    module = (ConditionedDenoiser if form == "conditioned" else PreparedDenoiser)(wavenet)
-    session = cpu_session(export(module, inputs, "noise", ("batch", "channels", "frames"), {}), threads=1)
-    x, cond = DATA["denoise.x"][:, 0], torch.from_numpy(DATA["denoise.cond"])
-    given = {
-        "x": x,
-        "steps": wavenet.step_biases(torch.from_numpy(DATA["denoise.t"])).numpy(),
-        third.name: (cond if form == "conditioned" else wavenet.projections(cond)).numpy(),
-    }
-    (made,) = session.run(None, given)
+    inputs = (GraphInput("x", wavenet.n_mels), steps, GraphInput("cond", wavenet.cond_channels))
+    graph = export(ConditionedDenoiser(wavenet), inputs, "noise", ("batch", "channels", "frames"), {})
+    biases = wavenet.step_biases(torch.from_numpy(DATA["denoise.t"])).numpy()
+    given = {"x": DATA["denoise.x"][:, 0], "steps": biases, "cond": DATA["denoise.cond"]}
+    (made,) = cpu_session(graph, threads=1).run(None, given)
     close(made, DATA["denoise.y"][:, 0])
 
 

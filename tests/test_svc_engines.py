@@ -84,7 +84,6 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StageNet]:
         "flow of a mix": flow_stage(plain, by_frame=True),
         "transformer flow": flow_stage(transformers),
         "denoiser": denoiser_stage(unit2mel().denoiser),
-        "prepared denoiser": denoiser_stage(unit2mel().denoiser, prepared=True),
         "clusters": cluster_stage(clusters.of(next(iter(clusters.speakers)))),
         "retrieval": retrieval_stage(read_retrieval(PICKLE)),
     }
@@ -93,7 +92,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StageNet]:
 
 KINDS = (
     "encoder", "encoder with volume", "pitch", "flow", "flow of a mix", "transformer flow", "denoiser",
-    "prepared denoiser", "clusters", "retrieval",
+    "clusters", "retrieval",
 )  # fmt: skip
 
 
@@ -444,12 +443,11 @@ def test_the_gate_measures_lengths_that_make_sense(lengths: tuple[int, int, int]
 # The denoiser of shallow diffusion.
 
 
-@pytest.mark.parametrize("prepared", [False, True])
-def test_diffusion_on_an_engine(prepared: bool) -> None:
+def test_diffusion_on_an_engine() -> None:
     """The same mel as in torch, in one piece and in windows."""
     sizes, net = golden_svc.meta("unit2mel")["cfg"], unit2mel()
     steps = (sizes["timesteps"], sizes["k_step_max"])
-    run = EngineStages(settings("onnxruntime"))(denoiser_stage(net.denoiser, prepared))
+    run = EngineStages(settings("onnxruntime"))(denoiser_stage(net.denoiser))
     plain, rng = Diffusion(net, *steps), np.random.default_rng(0)
     units = rng.standard_normal((2, 50, net.unit_channels)).astype(np.float32)
     cond = plain.condition(units, np.full((2, 50), 220.0, np.float32), np.full((2, 50), 0.1, np.float32))
@@ -457,6 +455,6 @@ def test_diffusion_on_an_engine(prepared: bool) -> None:
     sampling = Sampling("dpm-solver++", 10)
     expected = plain.refined(mel, cond, 40, sampling, seeded_draws(3))
     for window_frames in (2048, 16):
-        engine = Diffusion(net, *steps, denoiser_for=denoiser_for(run, net.denoiser, prepared, window_frames))
+        engine = Diffusion(net, *steps, denoiser_for=denoiser_for(run, net.denoiser, window_frames))
         made = engine.refined(mel, cond, 40, sampling, seeded_draws(3))
         assert made.shape == expected.shape and difference(made, expected).snr_db > 90

@@ -35,6 +35,7 @@ from trt_svc.svc.networks.source import SummedPhase
 from trt_svc.svc.networks.stages import EncoderStage, PitchStage
 from trt_svc.svc.networks.stored_filters import StoredSnake
 from trt_svc.svc.networks.synthesizer import InferOptions, Synthesizer
+from trt_svc.svc.speakers import Speakers
 from trt_svc.svc.voice_model import VoiceModel, load_voice
 from trt_svc.svc.voice_weights import settled
 from trt_svc.vocoders.antialias import kaiser_lowpass
@@ -372,12 +373,13 @@ def test_a_real_folder(tmp_path: Path) -> None:
     assert voice.speech_encoder == config["model"]["speech_encoder"]
     assert voice.unit_interpolate_mode == config["data"]["unit_interpolate_mode"]
     name, number = next(iter(config["spk"].items()))
-    assert voice.speaker_id(name) == voice.speaker_id(number) == voice.speaker_id(str(number)) == number
+    known = Speakers(voice.speakers, voice.net.config.n_speakers, "the voice")
+    assert known.number(name) == known.number(number) == known.number(str(number)) == number
     audio, _ = voice.net.infer(**example(voice.net, 3))
     assert audio.shape == (1, 3 * voice.hop_samples)
     for unknown in ("nobody", -1, 999, "", "²"):
         with pytest.raises(InputError, match="none of that name or number"):
-            voice.speaker_id(unknown)
+            known.number(unknown)
 
 
 def newer_spelling(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ from trt_svc.graph.mixed import product_layers
 from trt_svc.graph.model import Graph
 from trt_svc.graph.rewrites.base import applicable, rewritten
 from trt_svc.graph.vocoder import described_stages, graph_from_vocoder, stage_graphs
-from trt_svc.mixed_layers import protected_layers, rounding_costs
+from trt_svc.mixed_layers import protected_on_cases, rounding_costs
 from trt_svc.prebuilt import Engine, find_built, request_for
 from trt_svc.precision import layers_of
 from trt_svc.progress import Progress, Quiet
@@ -134,21 +134,19 @@ def with_protection(net: VocoderNet, config: BuildConfig, backend: Backend, prog
     heard = example_inputs(net, 1, MIX_FRAMES, seed=MIX_SEED)
     costs = list(rounding_costs(body, lambda: reference_audio(body, heard), layers))
     cases = [example_inputs(net, batch, frames, seed=frames) for batch, frames in gate_shapes(config)]
-    answers = [(case, reference_audio(net, case)) for case in cases]
+    answered = [(case, reference_audio(net, case)) for case in cases]
 
     def protecting(some: tuple[str, ...]) -> BuildConfig:
         return replace(config, precision=replace(config.precision, protected=some))
 
-    def measured_db(some: tuple[str, ...]) -> float:
+    def built(some: tuple[str, ...]) -> Callable[[dict[str, Any]], Array]:
         tried = protecting(some)
         graph = graph_from_vocoder(net, tried.precision, names)
         runner = backend.open(backend.build(graph, tried, progress).files, "auto")
         _stop_if_cancelled(progress)
-        arrays = [{spec.name: case[spec.name].numpy() for spec in graph.inputs} for case in cases]
-        made = [runner.run(given) for given in arrays]
-        return min(difference(m, answer).snr_db for m, (_, answer) in zip(made, answers, strict=True))
+        return lambda case: runner.run({spec.name: case[spec.name].numpy() for spec in graph.inputs})
 
-    return protecting(protected_layers(layers, costs, config.min_snr_db, measured_db))
+    return protecting(protected_on_cases(layers, costs, config.min_snr_db, answered, built))
 
 
 def check_protected(net: VocoderNet, config: BuildConfig) -> None:

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
 
+from trt_svc.difference import difference
 from trt_svc.types import Array
 
+Case = TypeVar("Case")
 MARGIN_DB = 0.5
 SPARE_DB = 0.3
 """An engine that only just passes may fail when it is built again: kernels are chosen as they are needed."""
@@ -82,6 +84,22 @@ def protected_layers(
         # Costs add up only nearly: what is still lacking is taken off the allowance.
         aimed_db += max(wanted_db - found_db, 0.5)
     return tuple(layers)
+
+
+def protected_on_cases(
+    layers: Sequence[str],
+    costs: Sequence[RoundingCost],
+    target_db: float,
+    cases: Sequence[tuple[Case, Array]],
+    built: Callable[[tuple[str, ...]], Callable[[Case], Array]],
+) -> tuple[str, ...]:
+    """The same, measured on inputs with their float32 answers; `built` makes an engine that protects some layers."""
+
+    def measured_db(protected: tuple[str, ...]) -> float:
+        run = built(protected)
+        return min(difference(run(case), answer).snr_db for case, answer in cases)
+
+    return protected_layers(layers, costs, target_db, measured_db)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from trt_svc.graph.check import cpu_session
 from trt_svc.graph.mixed import product_layers
 from trt_svc.graph.model import Graph
 from trt_svc.graph.vocoder import weights_sha256
-from trt_svc.mixed_layers import protected_layers, rounding_costs
+from trt_svc.mixed_layers import protected_on_cases, rounding_costs
 from trt_svc.prebuilt import Engine
 from trt_svc.progress import Progress
 from trt_svc.request import machine_marks, own_code, request_sha256, sha256, versions
@@ -130,18 +130,17 @@ class StageBuilder:
         layers = product_layers(graph_of(stage))
         costs = list(rounding_costs(stage.module, lambda: run(heard), layers, stage.float32))
         cases = [stage.examples(batch, length, length) for batch, length in gate_shapes(stage.lengths, stage.batch)]
-        answers = [in_torch(stage)(case) for case in cases]
+        answered = [(case, in_torch(stage)(case)) for case in cases]
 
         def protecting(some: tuple[str, ...]) -> BuildConfig:
             return replace(config, precision=replace(config.precision, protected=some))
 
-        def measured_db(some: tuple[str, ...]) -> float:
+        def built(some: tuple[str, ...]) -> Run:
             tried = protecting(some)
-            built = backend.build(graph_of(stage, tried.precision), tried, self._progress)
-            engine = backend.open(built.files, "auto").run
-            return min(difference(engine(case), answer).snr_db for case, answer in zip(cases, answers, strict=True))
+            made = backend.build(graph_of(stage, tried.precision), tried, self._progress)
+            return backend.open(made.files, "auto").run
 
-        return protecting(protected_layers(layers, costs, config.min_snr_db, measured_db))
+        return protecting(protected_on_cases(layers, costs, config.min_snr_db, answered, built))
 
     def _compiled(self, stage: StageNet, candidate: _Candidate) -> Built:
         self._progress.stage(f"{stage.name}: compiling for {candidate.backend.name}")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
-from trt_svc.errors import ConfigError, InputError, shown
+from trt_svc.errors import ConfigError, shown
 from trt_svc.features.f0.base import DEFAULT_F0, F0Estimator, f0_estimators
 from trt_svc.features.f0.weights import TrainedWeights
 from trt_svc.loading import load_vocoder
-from trt_svc.registry import did_you_mean
 from trt_svc.session import Vocoder
 from trt_svc.svc.clusters import SpeakerClusters, read_clusters
 from trt_svc.svc.conversion import AUTO_F0, ONLY, SHALLOW, Conversion
@@ -29,6 +28,7 @@ from trt_svc.svc.retrieval import Retrieval, read_retrieval
 from trt_svc.svc.running import Running
 from trt_svc.svc.sinc import WIDE_WIDTH, sinc_resample
 from trt_svc.svc.singer import Singer
+from trt_svc.svc.speakers import Speakers
 from trt_svc.svc.stage import Run
 from trt_svc.svc.stopwatch import Stopwatch
 from trt_svc.svc.voice_model import VoiceModel, load_voice
@@ -36,41 +36,6 @@ from trt_svc.svc.voice_stages import cluster_stage, denoiser_for, denoiser_stage
 from trt_svc.types import Array
 
 RMVPE, UPSTREAM_F0 = "rmvpe", "pm"
-
-
-@dataclass(frozen=True)
-class Speakers:
-    """Whom a model can sing as."""
-
-    names: Mapping[str, int]
-    count: int
-    what: str
-    """The model, for messages."""
-
-    def number(self, asked: str | int | None) -> int:
-        """The number of a speaker given by name or number; None is the only one."""
-        if asked is None:
-            return self._only()
-        if isinstance(asked, str) and asked in self.names:
-            return self.names[asked]
-        number = int(asked) if isinstance(asked, int) or asked.isdecimal() else -1
-        known = set(self.names.values()) or range(self.count)
-        if isinstance(asked, bool) or number not in known:
-            found = f"{self.what} has none of that name or number."
-            raise InputError(
-                f"speaker {shown(str(asked))!r}", found, did_you_mean(str(asked), list(self.names) or ["0"])
-            )
-        return number
-
-    def name(self, number: int) -> str:
-        """The name that clusters are filed under."""
-        return next((name for name, own in self.names.items() if own == number), str(number))
-
-    def _only(self) -> int:
-        if len(self.names) == 1 or self.count == 1:
-            return next(iter(self.names.values()), 0)
-        known = ", ".join(list(self.names)[:8]) or f"0 to {self.count - 1}"
-        raise InputError("converting without a speaker", f"{self.what} has several.", f"Name one (-s): {known}.")
 
 
 @dataclass

@@ -15,8 +15,7 @@ import torch
 
 from trt_svc.checkpoints.load import shapes_of
 from trt_svc.checkpoints.locate import locate, read_config
-from trt_svc.errors import ConfigError, InputError, shown
-from trt_svc.registry import did_you_mean
+from trt_svc.errors import ConfigError, shown
 from trt_svc.svc.networks.synthesizer import SOURCE_RATE_HZ, Synthesizer
 from trt_svc.svc.voice_weights import PITCH_DECODER, fill, of_dec, read_weights, settled
 
@@ -53,21 +52,6 @@ class VoiceModel:
     @property
     def unit_channels(self) -> int:
         return self.net.config.ssl_dim
-
-    def speaker_id(self, name: str | int) -> int:
-        """The number of a speaker given by name or number."""
-        if name in self.speakers:
-            return self.speakers[str(name)]
-        number = int(name) if isinstance(name, int) or name.isdecimal() else -1
-        named = set(self.speakers.values())
-        if number in named or (not named and 0 <= number < self.net.config.n_speakers):
-            return number
-        known = list(self.speakers) or [f"0..{self.net.config.n_speakers - 1}"]
-        raise InputError(
-            f"speaker {shown(str(name))!r}",
-            f"the voice {self.path.name} has none of that name or number.",
-            did_you_mean(str(name), known),
-        )
 
 
 def load_voice(where: str | Path, config: str | Path | Mapping[str, Any] | None = None) -> VoiceModel:

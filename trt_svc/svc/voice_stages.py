@@ -16,7 +16,6 @@ from trt_svc.svc.diffusion import DenoiserFor
 from trt_svc.svc.networks.denoiser import (
     WINDOW_FRAMES,
     ConditionedDenoiser,
-    PreparedDenoiser,
     WaveNet,
 )
 from trt_svc.svc.networks.nearest import FeatureRetrieval, NearestCentre
@@ -25,7 +24,6 @@ from trt_svc.svc.networks.prior import coarse_pitch
 from trt_svc.svc.networks.stages import EncoderStage, PitchStage
 from trt_svc.svc.networks.synthesizer import Synthesizer
 from trt_svc.svc.retrieval import Retrieval
-from trt_svc.svc.samplers.base import Denoise
 from trt_svc.svc.stage import Examples, Run, StageNet
 from trt_svc.types import Array
 from trt_svc.vocoders.base import CoreInput
@@ -75,15 +73,10 @@ def flow_stage(net: Synthesizer, by_frame: bool = False) -> StageNet:
     return StageNet("flow of a mix" if by_frame else "flow", net.flow, inputs, examples, lengths)
 
 
-def denoiser_stage(net: WaveNet, prepared: bool = False) -> StageNet:
-    """x, steps and cond (prepared: projections) -> the noise in x.
-
-    `prepared` saves a tenth of the work and reads 80 kB more per frame and step: it pays with OpenVINO on a CPU, not
-    with onnxruntime, nor where inputs travel to a GPU.
-    """
+def denoiser_stage(net: WaveNet) -> StageNet:
+    """x, steps and cond -> the noise in x."""
     width = net.layers * net.channels
-    along = CoreInput("projections", 2 * width) if prepared else CoreInput("cond", net.cond_channels)
-    inputs = (CoreInput("x", net.n_mels), CoreInput("steps", width, 0), along)
+    inputs = (CoreInput("x", net.n_mels), CoreInput("steps", width, 0), CoreInput("cond", net.cond_channels))
 
     def examples(batch: int, frames: int, seed: int) -> dict[str, Array]:
         rng = np.random.default_rng(seed)
@@ -92,30 +85,18 @@ def denoiser_stage(net: WaveNet, prepared: bool = False) -> StageNet:
             for channels in (net.n_mels, net.cond_channels)
         )
         steps = np.concatenate([_biases_at(net, time) for time in rng.uniform(0, 1000, batch)])
-        return {"x": x, "steps": steps, **({"projections": _projected(net, cond)} if prepared else {"cond": cond})}
+        return {"x": x, "steps": steps, "cond": cond}
 
-    module = PreparedDenoiser(net) if prepared else ConditionedDenoiser(net)
-    return StageNet("denoiser", module, inputs, examples, DENOISER_LENGTHS)
+    return StageNet("denoiser", ConditionedDenoiser(net), inputs, examples, DENOISER_LENGTHS)
 
 
-def denoiser_for(run: Run, net: WaveNet, prepared: bool = False, window_frames: int = WINDOW_FRAMES) -> DenoiserFor:
-    """The denoisers of slices, by a run of `denoiser_stage` with the same `prepared`, for `Diffusion`.
+def denoiser_for(run: Run, net: WaveNet, window_frames: int = WINDOW_FRAMES) -> DenoiserFor:
+    """The denoisers of slices, by a run of `denoiser_stage`, for `Diffusion`.
 
     What a time adds is worked out in torch, once for all slices. Long slices go through in windows.
     """
     biases = lru_cache(KEPT_STEPS)(partial(_biases_at, net))
-
-    def of_slice(cond: Array) -> Denoise:
-        if not prepared:
-            return _SliceOnEngine(run, net, biases, "cond", lambda start, end: cond[..., start:end], window_frames)
-        if cond.shape[-1] > window_frames:  # all of them would not fit in memory
-            return _SliceOnEngine(
-                run, net, biases, "projections", lambda start, end: _projected(net, cond[..., start:end]), window_frames
-            )
-        projections = _projected(net, cond)
-        return _SliceOnEngine(run, net, biases, "projections", lambda start, end: projections, window_frames)
-
-    return of_slice
+    return lambda cond: _SliceOnEngine(run, net, biases, cond, window_frames)
 
 
 @dataclass(frozen=True)
@@ -125,9 +106,7 @@ class _SliceOnEngine:
     run: Run
     net: WaveNet
     biases: Callable[[float], Array]
-    name: str
-    along: Callable[[int, int], Array]
-    """What the condition gives the frames from one to another."""
+    cond: Array
     window_frames: int
 
     def __call__(self, x: Array, time: float) -> Array:
@@ -138,7 +117,7 @@ class _SliceOnEngine:
     def _window(self, x: Array, steps: Array, first: int) -> Array:
         stop = min(x.shape[-1], first + self.window_frames)
         start, end = max(0, first - self.net.context_frames), min(x.shape[-1], stop + self.net.context_frames)
-        given = {"x": _contiguous(x[..., start:end]), "steps": steps, self.name: _contiguous(self.along(start, end))}
+        given = {"x": _contiguous(x[..., start:end]), "steps": steps, "cond": _contiguous(self.cond[..., start:end])}
         return self.run(given)[..., first - start : stop - start]
 
 
@@ -242,12 +221,6 @@ def _one_speaker(inputs: Sequence[CoreInput]) -> tuple[CoreInput, ...]:
 def _biases_at(net: WaveNet, time: float) -> Array:
     """(1, layers * C, 1)"""
     made: Array = net.step_biases(torch.full((1,), time, dtype=torch.float32, device=_device(net))).cpu().numpy()
-    return made
-
-
-@torch.inference_mode()
-def _projected(net: WaveNet, cond: Array) -> Array:
-    made: Array = net.projections(torch.from_numpy(_contiguous(cond)).to(_device(net))).cpu().numpy()
     return made
 
 

@@ -1,8 +1,8 @@
 """The denoiser of the shallow diffusion: a WaveNet that tells the noise in a mel from the mel.
 
 Two of its inputs do not change while a sampler runs: the projections of the condition are the same for every step of a
-slice, and what a step adds is the same for every slice. `ConditionedDenoiser` and `PreparedDenoiser` take them as
-inputs, so that an engine holds convolutions and gates only and the sines of the step never meet half precision.
+slice (`SliceDenoiser` keeps them), and what a step adds is the same for every slice. `ConditionedDenoiser` takes that
+as an input, so that the sines of the step never meet half precision in an engine.
 """
 
 from __future__ import annotations
@@ -112,17 +112,6 @@ class ConditionedDenoiser(nn.Module):
 
     def forward(self, x: Tensor, steps: Tensor, cond: Tensor) -> Tensor:
         return self.net.conditioned(x, steps, cond)
-
-
-class PreparedDenoiser(nn.Module):
-    """x, steps and projections (B, layers * 2 C, T) to noise: a tenth less work per step, more to read from memory."""
-
-    def __init__(self, net: WaveNet) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor, steps: Tensor, projections: Tensor) -> Tensor:
-        return self.net.prepared(x, steps, projections)
 
 
 class SliceDenoiser:
