@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test lint unit parity compile-matrix precision rewrites cache-torture fuzz faults long-take stream-cost bench gpu-validation docs lookahead-curve evaluate bench-quick bench-cpu bench-gpu bench-song bench-song-memory bench-truth readme-tables clean
+.PHONY: setup demo test lint unit parity compile-matrix precision rewrites cache-torture fuzz faults long-take stream-cost bench gpu-validation docs lookahead-curve evaluate bench-quick bench-cpu bench-gpu bench-song bench-song-memory bench-truth hosts-setup host-checks host-speed readme-tables clean
 
 setup: $(READY)
 
@@ -84,7 +84,17 @@ bench-song-memory: setup ## what songs of all lengths need in memory: benchmarks
 bench-truth: setup     ## does the harness tell the truth? known sleeps, known noise, cheats, on the real clock
 	$(BIN)/python -m benchmarks.truth
 
-readme-tables: setup   ## the tables of README.md and docs/benchmarks.md from benchmarks/reports
+# What the hosts themselves import beside our own packages.
+hosts-setup: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[hosts]"
+
+host-checks: hosts-setup ## other people's programs before and after `accelerate`: make host-checks HOSTS=DIR, with their checkouts
+	$(BIN)/python -m benchmarks.hosts.run_all --hosts "$(or $(HOSTS),$(error HOSTS=DIR names the folder that holds the hosts' checkouts))"
+
+host-speed: hosts-setup ## their vocoders at full size, before and after: benchmarks/reports/hosts/speed.json (long; BACKEND=openvino builds one engine each)
+	$(BIN)/python -m benchmarks.hosts.run_all --hosts "$(or $(HOSTS),$(error HOSTS=DIR names the folder that holds the hosts' checkouts))" --speed --backend $(or $(BACKEND),auto)
+
+readme-tables: setup   ## the tables of README.md, docs/benchmarks.md and docs/hosts/index.md from benchmarks/reports
 	$(BIN)/python -m benchmarks.readme_tables
 
 gpu-validation: setup  ## every check that needs a GPU; says "skipped" where there is none

@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/benchmarks.md that come from the committed reports: `make readme-tables`.
+"""Writes the tables of README.md and of pages in docs that come from the committed reports: `make readme-tables`.
 
 A table stands between `<!-- table NAME -->` and `<!-- end -->`.
 """
@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.hosts import table as hosts
 from benchmarks.song_report import Run, SongReport
 from trt_svc.bench import words
 from trt_svc.bench.report import Cell, Report, Row, read_report
@@ -17,7 +18,7 @@ from trt_svc.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "benchmarks" / "reports"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "hosts" / "index.md")
 MARKS = re.compile(r"(<!-- table (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 README_CELLS = {
     "demo": 500,
@@ -115,6 +116,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "all-rows": all_rows,
     "machine": machine,
     "song": song,
+    "host-checks": hosts.checks,
+    "host-speed": hosts.speed,
 }
 
 

@@ -30,7 +30,15 @@ PRESET_OF = {
     "gptsovits_generator": "gptsovits_v4",
     "gptsovits_dec": "gptsovits_v2_dec",
 }
-SMALL = [*PRESET_OF, "waveglow"]
+SMALL = [*PRESET_OF, "rvc_dec", "waveglow"]
+RVC = {
+    "upsample_rates": [10, 8, 2, 2],
+    "upsample_kernel_sizes": [20, 16, 4, 4],
+    "resblock_kernel_sizes": [3, 7, 11],
+    "resblock_dilation_sizes": [[1, 3, 5]] * 3,
+    "sampling_rate": 32000,
+}
+"""Its voices carry their configs, so there are no presets."""
 WAVEGLOW = {
     "waveglow_config": {
         "n_mel_channels": 80,
@@ -45,6 +53,8 @@ def small_config(name: str, channels: int = 64) -> tuple[str, dict[str, Any], st
     """Family, config and source maths of a narrow network."""
     if name == "waveglow":
         return "waveglow", WAVEGLOW, None
+    if name == "rvc_dec":
+        return name, {**RVC, "upsample_initial_channel": channels, "gin_channels": 6}, None
     preset = presets()[PRESET_OF[name]]
     speaker = 6 if preset.config.get("gin_channels") else 0
     small = {"upsample_initial_channel": channels, "gin_channels": speaker}

@@ -6,6 +6,9 @@
     pipe = trt_svc.SVCPipeline.from_pretrained("so-vits-svc")
     audio = pipe("song.wav", speaker="nen", f0="rmvpe", diffusion="shallow")
 
+    with trt_svc.accelerate(svc):  # so-vits-svc's Svc, GPT-SoVITS's TTS, a BigVGAN ...
+        svc.slice_inference(...)
+
 Nothing heavy is imported until one of these names is used.
 """
 
@@ -18,13 +21,23 @@ if TYPE_CHECKING:
     from trt_svc.build import build_engine
     from trt_svc.build_config import BuildConfig
     from trt_svc.config import AudioSpec
+    from trt_svc.dropin.accelerate import accelerate
     from trt_svc.errors import TrtSvcError
     from trt_svc.loading import load_vocoder
     from trt_svc.session import Vocoder
     from trt_svc.svc.pipeline import SVCPipeline
 
 __version__ = "0.1.0"
-__all__ = ["AudioSpec", "BuildConfig", "SVCPipeline", "TrtSvcError", "Vocoder", "build_engine", "load_vocoder"]
+__all__ = [
+    "AudioSpec",
+    "BuildConfig",
+    "SVCPipeline",
+    "TrtSvcError",
+    "Vocoder",
+    "accelerate",
+    "build_engine",
+    "load_vocoder",
+]
 
 _HOMES = {
     "AudioSpec": "trt_svc.config",
@@ -32,6 +45,7 @@ _HOMES = {
     "SVCPipeline": "trt_svc.svc.pipeline",
     "TrtSvcError": "trt_svc.errors",
     "Vocoder": "trt_svc.session",
+    "accelerate": "trt_svc.dropin.accelerate",
     "build_engine": "trt_svc.build",
     "load_vocoder": "trt_svc.loading",
 }

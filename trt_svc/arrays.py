@@ -59,6 +59,11 @@ def joined(parts: Sequence[Any]) -> Any:
     return torch.cat([torch.as_tensor(part, device=device) for part in parts], dim=-1)
 
 
+def repeated(array: Any, times: int) -> Any:
+    """A last axis of length 1, so many times."""
+    return array.expand(-1, -1, times).contiguous() if is_tensor(array) else np.repeat(array, times, axis=-1)
+
+
 def copied(array: Any) -> Any:
     """With memory of its own."""
     return array.copy() if isinstance(array, np.ndarray) else array.clone()

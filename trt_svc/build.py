@@ -34,13 +34,13 @@ from trt_svc.graph.check import MIN_EXPORT_SNR_DB, compare_with_module, referenc
 from trt_svc.graph.mixed import product_layers
 from trt_svc.graph.model import Graph
 from trt_svc.graph.rewrites.base import applicable, rewritten
-from trt_svc.graph.vocoder import described_stages, graph_from_vocoder, stage_graphs
+from trt_svc.graph.vocoder import described_stages, graph_from_vocoder, network_sha256, stage_graphs
 from trt_svc.mixed_layers import protected_on_cases, rounding_costs
 from trt_svc.prebuilt import Engine, find_built, request_for
 from trt_svc.precision import layers_of
 from trt_svc.progress import Progress, Quiet
 from trt_svc.registry import did_you_mean
-from trt_svc.request import machine_sha256, request_sha256
+from trt_svc.request import machine_sha256, request_in_memory, request_sha256
 from trt_svc.sentinel import SENTINEL
 from trt_svc.stages import Chain, files_of, prefix, spans_from
 from trt_svc.timing import interleaved_seconds, seconds_of
@@ -77,8 +77,31 @@ def build_engine(
     progress, cache, wanted = progress or Quiet(), cache or EngineCache(), settings or BuildConfig()
     if isinstance(checkpoint, (Checkpoint, VocoderNet)):
         net = checkpoint.net if isinstance(checkpoint, Checkpoint) else checkpoint
-        return _engine_of(net, wanted, cache, force, progress)
-    request = request_for(checkpoint, wanted, config, family, source)
+        memory = request_in_memory(network_sha256(net), wanted)
+        return _remembered(memory, lambda: net, lambda: True, wanted, cache, force, progress)
+
+    def request() -> dict[str, Any] | None:
+        return request_for(checkpoint, wanted, config, family, source)
+
+    def opened() -> VocoderNet:
+        progress.stage("reading the checkpoint")
+        return open_checkpoint(checkpoint, config, family, source).net
+
+    stored = request()
+    # Remembered only if the file is still the one that was read.
+    return _remembered(stored, opened, lambda: request() == stored, wanted, cache, force, progress)
+
+
+def _remembered(
+    request: dict[str, Any] | None,
+    opened: Callable[[], VocoderNet],
+    is_current: Callable[[], bool],
+    wanted: BuildConfig,
+    cache: EngineCache,
+    force: bool,
+    progress: Progress,
+) -> Engine:
+    """The engine that the same request led to before, else built and noted."""
     found = None if force else find_built(cache, request)
     if found is not None:
         return found
@@ -87,11 +110,8 @@ def build_engine(
         found = None if force else find_built(cache, request)
         if found is not None:
             return found
-        progress.stage("reading the checkpoint")
-        opened = open_checkpoint(checkpoint, config, family, source)
-        found = _engine_of(opened.net, wanted, cache, force, progress)
-        if request is not None and request == request_for(checkpoint, wanted, config, family, source):
-            # Only if the file is still the one that was read.
+        found = _engine_of(opened(), wanted, cache, force, progress)
+        if request is not None and is_current():
             cache.remember(request, found.key)
         return found
 

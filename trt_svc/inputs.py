@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from trt_svc.arrays import is_tensor
+from trt_svc.arrays import is_tensor, repeated
 from trt_svc.config import AudioSpec
 from trt_svc.errors import InputError, shown
 from trt_svc.input_statistics import Floats, extremes, foreign_pitch, foreign_scale
 from trt_svc.types import Array
+from trt_svc.voice import Voice
 
 SPARE_F0_FRAMES = 2
 _OWN_MODULES = ("trt_svc", "contextlib", "torch.utils._contextlib")
@@ -214,6 +216,24 @@ def check_utterance(
         raise InputError("mel", f"its shape {checked} holds nothing.", "Give at least one frame.")
     curve = _check_f0(spec, f0, batch, frames, SPARE_F0_FRAMES, seen)
     return Utterance(checked.values, curve, check_speaker(spec, speaker, batch, frames, keep_tensors, seen))
+
+
+def check_network_inputs(voice: Voice, inputs: Mapping[str, Any], keep_tensors: bool) -> dict[str, Floats]:
+    """The network's own inputs of one call, or an InputError; a value for all frames is repeated."""
+    checked: dict[str, Floats] = {}
+    for spec in voice.inputs:
+        if spec.name not in inputs:
+            raise InputError(spec.name, "it was not given.", "Give every input of `voice.inputs`.")
+        given = _given(spec.name, inputs[spec.name], keep_tensors)
+        batch, frames = (given.shape[0], given.shape[-1]) if not checked else checked["mel"].shape[::2]
+        shape = (batch, spec.channels, int(frames * spec.per_frame))
+        values = given.values
+        if spec.name == "speaker" and given.shape in (shape[:2], (*shape[:2], 1)):
+            values = repeated(values.reshape(*shape[:2], 1), frames)
+        if tuple(values.shape) != shape or 0 in shape:
+            raise InputError(spec.name, f"its shape is {given}.", f"It must be {shape}, with at least one frame.")
+        checked[spec.name] = values
+    return checked
 
 
 def check_piece(

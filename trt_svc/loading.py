@@ -32,7 +32,7 @@ TORCH_ROWS = 4
 
 
 def load_vocoder(
-    path: str | Path | VocoderNet,
+    path: str | Path | VocoderNet | Source,
     config: str | Path | Mapping[str, Any] | None = None,
     family: str | None = None,
     source: str | None = None,
@@ -51,12 +51,13 @@ def load_vocoder(
 ) -> Vocoder:
     """The vocoder stored at a path, in a folder or under an alias ("demo" is the voice that ships with the package).
 
-    A network that is in memory already may stand in the place of the path.
+    A network that is in memory already may stand in the place of the path, or whatever gives one when asked.
 
     config: a path, a dictionary in upstream's keys or the name of a preset; by default the config.json
     beside the weights, or the published config that fits. family: hifigan, nsf_hifigan, sovits_dec,
-    bigvgan, gptsovits_generator or waveglow; by default recognised. source (nsf_hifigan): sovits-interp,
-    openvpi (the default), openvpi-legacy or mini; the weights do not tell the first three apart.
+    rvc_dec, bigvgan, gptsovits_generator or waveglow; by default recognised. source (nsf_hifigan): sovits-interp,
+    openvpi (the default), openvpi-legacy or mini; the weights do not tell the first three apart. source (rvc_dec):
+    sovits-interp (the default) or openvpi.
     backend: torch, auto (the fastest here), or one that `trt-svc doctor` lists; engines are built once and
     then come from the cache. build: all settings of the engine at once, in place of backend and precision.
 
@@ -84,13 +85,13 @@ def load_vocoder(
     return Vocoder(ladder, lambda: same_network(origin.open(), weights))
 
 
-def _origin(where: str | Path | VocoderNet, config: Any, family: str | None, source: str | None) -> Source:
+def _origin(where: str | Path | VocoderNet | Source, config: Any, family: str | None, source: str | None) -> Source:
     if isinstance(where, (str, Path)):
         return Stored(where, config, family, source)
     if config is not None or family is not None or source is not None:
         asked = "a vocoder in memory with a config, family or source"
         raise ConfigError(asked, "the network has them settled.", "Leave them out.")
-    return InMemory(where)
+    return where if isinstance(where, Source) else InMemory(where)
 
 
 @dataclass(frozen=True)

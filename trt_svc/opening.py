@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from trt_svc.backends.base import backends
 from trt_svc.build_config import STREAM_MAX_FRAMES, BuildConfig, Precision, Profile
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from trt_svc.vocoders.base import VocoderNet
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where a session's network comes from."""
 

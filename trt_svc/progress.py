@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Protocol
 
@@ -39,3 +40,15 @@ class Quiet:
     @property
     def cancelled(self) -> bool:
         return self._cancel.is_set()
+
+
+class Logged(Quiet):
+    """Stages as lines of a log (level INFO), for libraries that nobody watches."""
+
+    def __init__(self, log: logging.Logger, what: str) -> None:
+        super().__init__()
+        self._log = log
+        self._what = what
+
+    def stage(self, name: str) -> None:
+        self._log.info("%s: %s", self._what, name)

@@ -49,14 +49,30 @@ def request_of(
     settings: BuildConfig,
 ) -> dict[str, Any] | None:
     """The fingerprint, or None where the machine cannot be described without loading CUDA."""
-    machine = machine_marks()
-    if machine is None:
+    surroundings = _surroundings(settings)
+    if surroundings is None:
         return None
     return {
         "weights_file": file_sha256(weights),
         "config": file_sha256(config) if isinstance(config, Path) else sha256(canonical(config or {})),
         "family": family,
         "source": source,
+        **surroundings,
+    }
+
+
+def request_in_memory(network_sha256: str, settings: BuildConfig) -> dict[str, Any] | None:
+    """The fingerprint for a network that no file was read for: its layers and weights, hashed."""
+    surroundings = _surroundings(settings)
+    return None if surroundings is None else {"network": network_sha256, **surroundings}
+
+
+def _surroundings(settings: BuildConfig) -> dict[str, Any] | None:
+    """Everything but the network itself."""
+    machine = machine_marks()
+    if machine is None:
+        return None
+    return {
         "settings": settings.as_dict(),
         "packages": versions(),
         "code": own_code(),

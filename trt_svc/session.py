@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from trt_svc.arrays import is_tensor, joined, like, on_host, stacked
+from trt_svc.arrays import is_tensor, joined, like, on_host, repeated, stacked
 from trt_svc.audio import resample
 from trt_svc.config import AudioSpec
 from trt_svc.denoiser import BIAS_FRAMES, Denoiser
@@ -20,7 +20,14 @@ from trt_svc.excitation import Excitation, LatentNoise
 from trt_svc.features.mel import log_mel
 from trt_svc.gptsovits_chunks import ChunkConstants, chunks_of
 from trt_svc.health import Health
-from trt_svc.inputs import Utterance, as_wave, check_amount, check_rate, check_utterance
+from trt_svc.inputs import (
+    Utterance,
+    as_wave,
+    check_amount,
+    check_network_inputs,
+    check_rate,
+    check_utterance,
+)
 from trt_svc.ladder import Ladder
 from trt_svc.noise import Noise, check_given, check_seeds
 from trt_svc.rungs import least_frames
@@ -162,6 +169,19 @@ class Vocoder:
             wave = denoiser(on_host(wave), denoiser_strength)
         return cast(Waves, like(mel, wave))
 
+    def run_network(self, inputs: Mapping[str, Waves]) -> Waves:
+        """Audio (B, samples) from the network's own inputs, for callers that make source and noise themselves.
+
+        Every input of `voice.inputs`, each (B, channels, frames * per_frame). Torch in, torch out.
+        """
+        mel = inputs["mel"]
+        checked = check_network_inputs(self.voice, inputs, self._keeps(mel))
+        windows = Windows(self._ladder.span, self._ladder.start, self._ladder.bounds, ahead=self._ladder.workers)
+        started = time.perf_counter()
+        wave = joined(windows.push(checked, last=True))
+        self.last_run_s = time.perf_counter() - started
+        return cast(Waves, like(mel, self._whole(wave, int(checked["mel"].shape[2]))))
+
     def batch(
         self,
         mels: Sequence[Waves],
@@ -249,7 +269,9 @@ class Vocoder:
             made += windows.push(pieces, last=stop == frames)
             network_s += time.perf_counter() - started
         self.last_run_s = network_s
-        wave = joined(made)
+        return self._whole(joined(made), frames)
+
+    def _whole(self, wave: Any, frames: int) -> Any:
         if wave.shape[1] != self.voice.samples_out(frames):
             raise RunError(
                 f"a call of {frames} frames",
@@ -285,11 +307,7 @@ class Vocoder:
 
 def _per_frame(speaker: Any, first: int, stop: int) -> Any:
     """A speaker's frames [first, stop); a constant one is repeated."""
-    if speaker.shape[2] > 1:
-        return speaker[:, :, first:stop]
-    if is_tensor(speaker):
-        return speaker.expand(-1, -1, stop - first).contiguous()
-    return np.repeat(speaker, stop - first, axis=2)
+    return speaker[:, :, first:stop] if speaker.shape[2] > 1 else repeated(speaker, stop - first)
 
 
 def _one_clip(number: int, mel: Any) -> Any:

@@ -19,6 +19,12 @@ DEC = "dec."
 MAX_MODULES = 20_000
 MAX_MODULE_DEPTH = 16
 MAX_CONFIG_VALUES = 2_000
+RVC_CONFIG = (
+    *("spec_channels", "segment_size", "inter_channels", "hidden_channels", "filter_channels", "n_heads", "n_layers"),
+    *("kernel_size", "p_dropout", "resblock", "resblock_kernel_sizes", "resblock_dilation_sizes", "upsample_rates"),
+    *("upsample_initial_channel", "upsample_kernel_sizes", "spk_embed_dim", "gin_channels", "sampling_rate"),
+)
+"""What the entries of an RVC voice's `config` list are."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WEIGHT_NORM = (
     (".weight_g", ".weight_v"),
@@ -175,10 +181,18 @@ def _folded(g: Tensor, v: Tensor, name: str, what: str) -> Tensor:
 
 
 def _plain_config(value: Any) -> dict[str, Any] | None:
-    """A config stored inside the checkpoint (dictionaries, HParams, Namespaces) as plain dictionaries."""
+    """A config stored inside the checkpoint (dictionaries, HParams, Namespaces, RVC's list) as plain dictionaries."""
     budget = [MAX_CONFIG_VALUES]
     plain = _plain(value, 0, budget)
+    if isinstance(plain, list) and len(plain) == len(RVC_CONFIG):
+        plain = _rvc_config(plain)
     return plain if isinstance(plain, dict) and plain else None
+
+
+def _rvc_config(values: list[Any]) -> dict[str, Any]:
+    """The list in upstream's key words; voices without pitch have a generator that says `initial_channel`."""
+    named = dict(zip(RVC_CONFIG, values, strict=True))
+    return {**named, "initial_channel": named["inter_channels"]}
 
 
 def _plain(value: Any, depth: int, budget: list[int]) -> Any:

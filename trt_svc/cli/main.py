@@ -17,6 +17,7 @@ from trt_svc.cli import (
     inspect,
     lookahead_curve,
     precision_report,
+    run,
     vocode,
 )
 from trt_svc.cli.convert_words import UpstreamWords
@@ -35,6 +36,7 @@ app.command("inspect")(inspect.command)
 app.command("convert-checkpoint")(convert_checkpoint.command)
 app.command("vocode")(vocode.command)
 app.command("convert", cls=UpstreamWords)(convert.command)
+app.command("run", context_settings=run.SCRIPT_LAST)(run.command)
 app.command("build-engine")(build_engine.command)
 app.command("precision-report")(precision_report.command)
 app.command("lookahead-curve")(lookahead_curve.command)

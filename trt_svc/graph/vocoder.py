@@ -39,6 +39,12 @@ def weights_sha256(net: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def network_sha256(net: VocoderNet) -> str:
+    """Hash of a network: its layers with all their sizes, and its weights."""
+    described = f"{net.family} {net.variant} {net.spec} {net.excitation().as_dict()}\n{net!r}\n{weights_sha256(net)}"
+    return hashlib.sha256(described.encode()).hexdigest()
+
+
 def graph_from_vocoder(net: VocoderNet, precision: Precision | None = None, rewrites: Iterable[str] = ()) -> Graph:
     """The ONNX graph of a loaded vocoder."""
     chosen, names = precision or Precision(), sorted(rewrites)

@@ -45,7 +45,8 @@ class SovitsDec(UpsamplingTrunk):
 
     @classmethod
     def claims(cls, shapes: Shapes, config: Mapping[str, Any] | None) -> bool:
-        return "m_source.l_linear.weight" in shapes and "cond.weight" in shapes and "ups.0.weight" in shapes
+        merges_several = shapes.get("m_source.l_linear.weight", (1, 1)) != (1, 1)  # RVC's has a single sine
+        return merges_several and "cond.weight" in shapes and "ups.0.weight" in shapes
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], shapes: Shapes, source: str | None = None) -> Self:

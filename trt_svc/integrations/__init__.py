@@ -1,0 +1,1 @@
+"""The projects whose vocoders `accelerate` knows, one module each."""
