@@ -54,7 +54,8 @@ def host(tmp_path: Path) -> Path:
 
 def _run(host: Path, *words: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     fast = ("--backend", "onnxruntime", "--precision", "fp32")
-    command = [sys.executable, "-m", "trt_svc", "run", *fast, *options, "--", *words]
+    dashes = () if words[0] == "-m" else ("--",)
+    command = [sys.executable, "-m", "trt_svc", "run", *fast, *options, *dashes, *words]
     surroundings = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -90,9 +91,66 @@ def test_a_script_runs_as_python_runs_it_and_its_generator_on_an_engine(host: Pa
     assert "2 of 3" in done.stderr
 
 
+LIKE_PYTHON = """
+import json, os, pickle, sys, threading, time
+import torch
+from models import Generator
+from tests.hosts.generators import config, HiFiGANDouble
+
+class Loud(Generator):
+    def forward(self, x):
+        return super().forward(x) * 0.5
+
+class Conf:
+    pass
+
+def heard(generator):
+    with torch.inference_mode():
+        return [generator(mel).abs().max().item() for _ in range(3)]
+
+def made(kind):
+    torch.manual_seed(0)
+    return kind(config()).eval()
+
+torch.manual_seed(1)
+mel = torch.randn(1, 80, 40) - 4
+wrapped = made(Generator)
+own = wrapped.forward
+wrapped.forward = lambda x: own(x) * 0.5
+told = {"plain": heard(made(Generator)), "subclass": heard(made(Loud)), "wrapped": heard(wrapped)}
+os.chdir("/")
+told["file"] = __file__
+told["main"] = sys.modules["__main__"].Conf is Conf
+
+def later():
+    time.sleep(1)
+    import beside
+    told["thread"] = [beside.NAME, sys.argv[1:], len(pickle.dumps(Conf())) > 0]
+    print(json.dumps(told))
+
+threading.Thread(target=later).start()
+"""
+
+
+def test_it_is_as_under_python(host: Path) -> None:
+    """Subclasses, forwards that the host has wrapped, threads that outlive the script, its place."""
+    (host / "odd.py").write_text(LIKE_PYTHON, "utf-8")
+    (host / "beside.py").write_text("NAME = '旁'", "utf-8")
+    done = _run(host, "odd.py", "-n", "3")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    plain = told["plain"][0]
+    assert told["plain"] == pytest.approx([plain] * 3, rel=1e-4)
+    assert told["subclass"] == told["wrapped"] == pytest.approx([plain / 2] * 3, rel=1e-4)
+    assert told["file"] == str((host / "odd.py").resolve())
+    assert told["main"] is True
+    assert told["thread"] == ["旁", ["-n", "3"], True]
+    assert len([line for line in done.stderr.splitlines() if "is left to the host" in line]) == 2
+
+
 def test_what_the_script_raises_is_shown_as_ever(host: Path) -> None:
     (host / "broken.py").write_text("import models\nraise RuntimeError('声音')\n", "utf-8")
-    done = _run(host, "broken.py")
+    done = _run(host, "/opt/其他/bin/python3", "broken.py")
     assert done.returncode == 1
     assert 'broken.py", line 2' in done.stderr
     assert "RuntimeError: 声音" in done.stderr
@@ -100,6 +158,7 @@ def test_what_the_script_raises_is_shown_as_ever(host: Path) -> None:
 
 
 def test_a_module_in_another_folder(host: Path) -> None:
+    """`-m` needs no `--` before it."""
     done = _run(host / "..", "-m", "infer", "run.npz", "0", options=("--cwd", str(host), "--no-race", "--json"))
     assert done.returncode == 0, done.stderr
     text, _, report = done.stdout.partition("\n")
@@ -155,6 +214,16 @@ def test_wrong_words_are_said_before_the_host_starts(host: Path) -> None:
     done = _run(host, "infer.py", "never.npz", "0", options=("--cwd", "nowhere"))
     assert done.returncode == 2
     assert not (host / "never.npz").exists()
+
+
+def test_a_report_never_takes_the_place_of_a_device(host: Path) -> None:
+    pipe = host / "pipe"
+    os.mkfifo(pipe)
+    done = _run(host, "infer.py", "run.npz", "0", options=("--report", str(pipe)))
+    assert done.returncode == 2  # the script has run; its sounds are there
+    assert (host / "run.npz").is_file()
+    assert "no file that could be replaced" in " ".join(done.stderr.split())
+    assert pipe.is_fifo()
 
 
 def test_exit_codes_are_the_interpreters(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ os.umask(_UMASK)
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its name only when the block ends well."""
+    if _is_special(path):
+        found = "it is a device or a pipe, no file that could be replaced."
+        raise OutputError(f"writing {shown(str(path))}", found, "Give the name of a file.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
@@ -41,6 +45,15 @@ def replacing(path: Path) -> Iterator[Path]:
         raise _unwritable(path, err) from err
     finally:
         part.unlink(missing_ok=True)
+
+
+def _is_special(path: Path) -> bool:
+    """A device, a pipe: nothing that a file may take the place of."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def writable_folder(path: Path) -> None:

@@ -43,12 +43,34 @@ class Quiet:
 
 
 class Logged(Quiet):
-    """Stages as lines of a log (level INFO), for libraries that nobody watches."""
+    """Stages as lines of a log, for libraries that nobody watches: the first as a warning, the others as INFO."""
 
-    def __init__(self, log: logging.Logger, what: str) -> None:
+    def __init__(self, log: logging.Logger) -> None:
         super().__init__()
         self._log = log
+        self._level = logging.WARNING
+
+    def stage(self, name: str) -> None:
+        self._log.log(self._level, "%s", name)
+        self._level = logging.INFO
+
+
+class Announced:
+    """A progress that hears first what is being made, and that it may take a while."""
+
+    def __init__(self, progress: Progress, what: str) -> None:
+        self._progress = progress
         self._what = what
 
     def stage(self, name: str) -> None:
-        self._log.info("%s: %s", self._what, name)
+        if self._what:
+            self._progress.stage(f"making an engine for {self._what}, once; a large network takes minutes")
+            self._what = ""
+        self._progress.stage(name)
+
+    def step(self, done: int, total: int) -> None:
+        self._progress.step(done, total)
+
+    @property
+    def cancelled(self) -> bool:
+        return self._progress.cancelled

@@ -8,6 +8,7 @@ from tests.gpu import (
     checks_devices,
     checks_engines,
     checks_graphs,
+    checks_hosts,
     checks_memory,
     checks_parity,
     checks_streams,
@@ -26,6 +27,7 @@ MODULES = (
     checks_memory,
     checks_devices,
     checks_threads,
+    checks_hosts,
     checks_engines,
     checks_torch_free,
 )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import os
-import traceback
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from trt_svc.dropin.script import Script
     from trt_svc.dropin.watching import Watch
 
-SCRIPT_LAST = {"allow_interspersed_args": False}
-"""Options behind the script's name are the script's."""
+SCRIPT_LAST = {"allow_interspersed_args": False, "ignore_unknown_options": True}
+"""Options behind the script's name are the script's; `-m` may come without `--` before it."""
 
 
 def command(
@@ -33,7 +33,8 @@ def command(
     ],
     backend: Annotated[str, typer.Option(help="What runs the vocoders: auto is the fastest here.")] = "auto",
     precision: Annotated[
-        str, typer.Option(help="fp16 (fp32 where a vocoder is on the CPU), fp32, or mixed (faster on CPUs, 50 dB).")
+        str,
+        typer.Option(help="fp16 (fp32 where a vocoder is on the CPU), fp32, or mixed (faster on CPUs, 54 dB)."),
     ] = "fp16",
     min_snr: Annotated[
         float | None,
@@ -60,7 +61,7 @@ def command(
     Nothing of the project is changed. What does not fit runs as before, with one line why.
     """
     with reported(as_json):
-        from trt_svc.dropin.script import Script
+        from trt_svc.dropin.script import Script, other_interpreter
         from trt_svc.dropin.settings import Settings
         from trt_svc.dropin.watching import Watch
         from trt_svc.files import replacing, writable_folder
@@ -72,6 +73,11 @@ def command(
         if folder is not None:
             _enter(folder)
         asked = Script.from_words(script)
+        other = other_interpreter(script)
+        if other:
+            err.print(
+                f"[yellow]note:[/] this runs in {escape(sys.executable)}, not in {escape(other)}", highlight=False
+            )
         watch = Watch(settings, _Lines())
     code = _run(asked, watch)
     with reported(as_json):
@@ -109,7 +115,7 @@ def _run(asked: Script, watch: Watch) -> int:
         err.print("stopped")
         return INTERRUPTED
     except BaseException:  # the host's own: its users know its tracebacks
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
         return CRASH
     return 0
 

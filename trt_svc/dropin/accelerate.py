@@ -16,7 +16,7 @@ from trt_svc.dropin.handle import Handle
 from trt_svc.dropin.host import Host, Place, class_path, hosts
 from trt_svc.dropin.live import looks_like_a_generator
 from trt_svc.dropin.settings import USUAL_BACKEND, USUAL_PRECISION, Settings
-from trt_svc.dropin.swap import Forward, Swap
+from trt_svc.dropin.swap import Swap
 from trt_svc.dropin.trial import said
 from trt_svc.errors import InputError, shown
 from trt_svc.progress import Progress
@@ -38,7 +38,7 @@ def accelerate(
 
     obj: so-vits-svc's Svc, GPT-SoVITS's TTS, a Vocoder wrapper, a generator itself ...; see docs/hosts.
     backend: auto (the fastest here), or one that `trt-svc doctor` lists. precision: fp16 runs as fp32 where the
-    module is on a CPU, which is slower in half precision; mixed is faster there, at 50 dB. build: all settings of the
+    module is on a CPU, which is slower in half precision; mixed is faster there, near 54 dB. build: all settings of the
     engine at once. min_snr_db: lowest SNR against the host's own sound on its first call. progress: hears of the stages
     of a build, which the log gets otherwise (level INFO).
 
@@ -110,7 +110,7 @@ def _swap(handle: Handle, place: Place, host: Host | None, settings: Settings, p
     assert place.module is not None
     already = place.module.__dict__.get("forward")
     if isinstance(already, Swap):
-        if already.settings == settings and not already.aside:
+        if already.settings == settings and not already.aside and already.vocoder is not None:
             handle.swaps.append(already)
             return
         already.restore()
@@ -128,16 +128,15 @@ def swapped(
     label: str,
     settings: Settings,
     host: Host | None,
-    own_forward: Forward | None = None,
     progress: Progress | None = None,
 ) -> Swap:
     """A generator with an engine in its forward."""
     facts = host.facts(module) if host else {}
-    return Swap(module, label, settings, facts, own_forward, progress)
+    return Swap(module, label, settings, facts, progress)
 
 
 def everywhere(obj: Any) -> Iterator[Place]:
-    """Generators anywhere inside an object of no known host: in a module, or two attributes deep."""
+    """Generators anywhere inside an object of no known host: in a module, or some attributes, lists and tables deep."""
     seen: set[int] = set()
     todo: list[tuple[str, Any, int]] = [("", obj, 0)]
     while todo:
@@ -149,8 +148,18 @@ def everywhere(obj: Any) -> Iterator[Place]:
             for name, module in here.named_modules():
                 if looks_like_a_generator(module):
                     yield Place(".".join(part for part in (label, name) if part) or type(module).__name__, module)
-        elif depth < 3 and hasattr(here, "__dict__"):
-            todo += [(f"{label}.{name}".lstrip("."), value, depth + 1) for name, value in vars(here).items()]
+        elif depth < 3:
+            todo += [(f"{label}{name}".lstrip("."), value, depth + 1) for name, value in _inside(here)]
+
+
+def _inside(here: Any) -> Iterator[tuple[str, Any]]:
+    """What an object, a list or a table holds, and how it is reached."""
+    if isinstance(here, dict):
+        yield from ((f"[{shown(key)!r}]", value) for key, value in here.items())
+    elif isinstance(here, (list, tuple)):
+        yield from ((f"[{number}]", value) for number, value in enumerate(here))
+    elif hasattr(here, "__dict__"):
+        yield from ((f".{name}", value) for name, value in vars(here).items())
 
 
 class _Following:

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import CodeType
 from typing import Any, NoReturn, cast
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from trt_svc.dropin.draws import Draws
 from trt_svc.dropin.live import LiveSource
+from trt_svc.dropin.manner import Manner, SharedAxes, is_plain, manner_of, named
 from trt_svc.dropin.report import EngineFacts
 from trt_svc.dropin.settings import Settings
 from trt_svc.dropin.surroundings import usual_torch, without_autocast
@@ -25,7 +27,7 @@ from trt_svc.dropin.trial import Heard, said, tried
 from trt_svc.dropin.weights import Seen, device_of, voice_of
 from trt_svc.errors import InputError
 from trt_svc.loading import load_vocoder
-from trt_svc.progress import Logged, Progress
+from trt_svc.progress import Announced, Logged, Progress
 from trt_svc.session import Vocoder
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,21 @@ KEPT_REASONS = 20
 KEPT_ELEMENTS = 1 << 22
 """Size of the largest call that is kept for `race`."""
 
+MAX_WAYS = 8
+"""Ways of calling that are heard, each by itself."""
+MAX_CHANGES = 4
+"""Changes in a row without a call that an engine could answer in between, after which it is left."""
+
 Forward = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A way of calling that was heard."""
+
+    axes: SharedAxes | None = None
+    unfit: str = ""
+    """Why the host answers calls of this kind itself."""
 
 
 class Swap:
@@ -55,7 +71,6 @@ class Swap:
         label: str,
         settings: Settings,
         facts: Mapping[str, Any],
-        own_forward: Forward | None = None,
         progress: Progress | None = None,
     ) -> None:
         if isinstance(module, torch.jit.ScriptModule):
@@ -71,21 +86,28 @@ class Swap:
         """Calls that the host answered itself, by reason."""
         self._module = weakref.ref(module)  # no cycle: `del` in the host frees everything at once
         self._before = module.__dict__.get("forward")
-        self._own_forward = own_forward or _own_forward_of(module)
+        self._own_forward: Forward = type(module).forward
         self.__signature__ = _signature(self._before or functools.partial(self._own_forward, module))
-        self._source = LiveSource(self._module, facts, progress or Logged(log, label))
+        self._source = LiveSource(self._module, facts, Announced(progress or Logged(log), label))
         self._lock = threading.RLock()
         self._failures = 0
         self._closed = False
         self._kept: tuple[Any, Any] | None = None
-        self._seen, self._voice, self._device = Seen(module), voice_of(module), device_of(module)
+        self._ways: dict[Manner, _Way] = {}
+        self._restless = 0
+        self._device = device_of(module)
+        self._voice = voice_of(module)
         self._vocoder: Vocoder | None = self._opened(module)
         self._tap = self._tapped(module, self._vocoder)
+        self._seen = Seen(module)
         module.forward = self
+        self._gone = weakref.finalize(module, self.close)  # hosts may load many voices one after the other
+        self._gone.atexit = False
 
     def restore(self) -> None:
         """The module as it was. Where others have wrapped its forward since, they reach the host's own again."""
         self._tap.remove()
+        self._gone.detach()
         self.close()
         module = self.module
         if module is not None and module.__dict__.get("forward") is self:
@@ -134,17 +156,21 @@ class Swap:
         reason = closed or self._left(module) or not_for_engines(module, args, kwargs) or self._unready(module)
         if reason:
             return self._by_host(module, args, kwargs, reason)
-        if self.heard is None:
-            return self._first(module, args, kwargs)
+        manner = manner_of(named(args, kwargs, self.__signature__))
+        way = self._ways.get(manner)
+        if way is None:
+            return self._first(module, args, kwargs, manner)
+        if way.axes is None:
+            return self._by_host(module, args, kwargs, way.unfit)
         draws = Draws.now(device_of(module))
         try:
-            made = self._engine(module, args, kwargs)
+            made = self._engine(module, args, kwargs, way.axes)
         except Exception as err:  # whatever goes wrong here must not stop the host
             draws.again()
             answer = self._own(module, args, kwargs)  # what the host raises itself is its own affair
             self._note(self._failed(err))
             return answer
-        self._failures = 0
+        self._failures = self._restless = 0
         self.by_engine += 1
         return made
 
@@ -159,12 +185,15 @@ class Swap:
     def _own(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         return self._before(*args, **kwargs) if self._before else self._own_forward(module, *args, **kwargs)
 
-    def _engine(self, module: nn.Module, args: Any, kwargs: Any) -> Tensor:
+    def _engine(self, module: nn.Module, args: Any, kwargs: Any, heard: SharedAxes | list[SharedAxes]) -> Tensor:
+        """heard: what the arguments shared with the network's input when this way was heard; a list learns it."""
         vocoder = self._vocoder
         if vocoder is None:
             raise InputError(self.label, f"its engine is closed ({self.aside}).", "The host runs it.")
         inputs = self._tap.inputs(lambda: self._own(module, args, kwargs))
         mel = inputs["mel"]
+        shared = SharedAxes.of(named(args, kwargs, self.__signature__), mel)
+        heard.append(shared) if isinstance(heard, list) else heard.check(shared)
         with without_autocast():
             made = torch.as_tensor(vocoder.run_network(inputs))
         return made[:, None].to(mel.device, output_type(mel))
@@ -191,39 +220,56 @@ class Swap:
 
     # The first call.
 
-    def _first(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+    def _first(self, module: nn.Module, args: Any, kwargs: Any, manner: Manner) -> Any:
         with self._lock:
-            if self.heard is not None or self.aside or self._vocoder is None:  # another thread was first
+            if self.aside or self._vocoder is None:
+                return self._by_host(module, args, kwargs, self.aside or "its engine is being made")
+            if manner in self._ways:  # another thread was first
                 return self(*args, **kwargs)
+            if len(self._ways) >= MAX_WAYS:
+                return self._by_host(module, args, kwargs, "it is called in ever new ways")
+            axes: list[SharedAxes] = []
+            again = _cloned(args), _cloned(kwargs)  # a forward may write into what it is given
             trial = tried(
                 lambda: self._own(module, args, kwargs),
-                lambda: self._engine(module, args, kwargs),
+                lambda: self._engine(module, *again, axes),
                 device_of(module),
-            )  # fmt: skip
-            self._note("heard beside the engine")
-            if self._closed:  # meanwhile
+                once_more=lambda: self._own(module, *_cloned(again)),
+            )
+            self._note(trial.reason if trial.of_input else "heard beside the engine")
+            if self._closed or (trial.heard is None and not trial.reason):  # meanwhile; silence
                 return trial.answer
             if trial.of_input:
-                self._count_failure(trial.reason)
-            elif trial.reason:
-                self.step_aside(trial.reason)
-            elif trial.heard is not None:
-                self._judge(module, trial.heard)
-                self._keep(args, kwargs)
+                if not self._ways:
+                    self._count_failure(trial.reason)
+                return trial.answer
+            reason = trial.reason or self._judged(module, trial.heard)
+            if not reason:
+                self._ways[manner] = _Way(axes[0])
+                self._keep(*again)
+            elif self._ways:  # other ways go on
+                self._ways[manner] = _Way(unfit=reason)
+                log.warning("%s: the host answers calls of this kind itself: %s", self.label, reason)
+            else:
+                self.step_aside(reason)
             return trial.answer
 
-    def _judge(self, module: nn.Module, heard: Heard) -> None:
-        least_db = self.settings.least_db(self.engine.precision, computes_in_half(module))
+    def _judged(self, module: nn.Module, heard: Heard | None) -> str:
+        """Why the engine is not to stand for the host."""
+        assert heard is not None
         self.heard = heard
+        least_db = self.settings.least_db(self.engine.precision, computes_in_half(module))
         if not heard.snr_db >= least_db:
-            self.step_aside(f"it sounds {heard.snr_db:.0f} dB from the host's own, {least_db:g} dB are asked for")
-        elif self.settings.backend == "auto" and heard.speedup < SLOWER:
-            self.step_aside(f"the host's own is faster here ({heard.host_s:.2f} s against {heard.engine_s:.2f} s)")
+            return f"it sounds {heard.snr_db:.0f} dB from the host's own, {least_db:g} dB are asked for"
+        if self.settings.backend == "auto" and heard.speedup < SLOWER:
+            return f"the host's own is faster here ({heard.host_s:.2f} s against {heard.engine_s:.2f} s)"
+        return ""
 
     def _keep(self, args: Any, kwargs: Any) -> None:
-        size = sum(value.numel() for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        if size <= KEPT_ELEMENTS:
-            self._kept = _cloned(args), _cloned(kwargs)
+        given = (*args, *kwargs.values())
+        size = sum(value.numel() for value in given if isinstance(value, Tensor))
+        if size <= KEPT_ELEMENTS and all(is_plain(value) for value in given):
+            self._kept = args, kwargs
 
     def race(self, rounds: int = 3, budget_s: float = 20.0) -> Heard | None:
         """The first call again, host and engine in turns; None where it was not kept or nobody may run it."""
@@ -235,9 +281,9 @@ class Swap:
         before = Draws.now(device)
         with torch.inference_mode():
             trial = tried(
-                lambda: self._own(module, args, kwargs),
-                lambda: self._engine(module, args, kwargs),
-                device, rounds, budget_s,
+                lambda: self._own(module, _cloned(args), _cloned(kwargs)),
+                lambda: self._engine(module, _cloned(args), _cloned(kwargs), []),
+                device, rounds=rounds, budget_s=budget_s,
             )  # fmt: skip
         before.again()
         return trial.heard
@@ -246,48 +292,66 @@ class Swap:
 
     def _left(self, module: nn.Module) -> str:
         """Why the engine is not asked any more; another voice gets another chance."""
-        if self.aside and self._seen.changed():
+        if self.aside and self._restless < MAX_CHANGES and self._seen.changed():
             with self._lock:
-                if voice_of(module) != self._voice:
-                    self.aside, self._failures = "", 0
-                else:
-                    self._seen = Seen(module)
+                try:
+                    if voice_of(module) != self._voice:
+                        self.aside, self._failures = "", 0
+                    else:
+                        self._seen = Seen(module)
+                except Exception as err:  # weights that cannot be read, on the meta device for instance
+                    return said(err)
         return self.aside
 
     def _unready(self, module: nn.Module) -> str:
-        """Opens the engine anew after the weights or the device have changed; why that cannot be done."""
+        """Follows a module that has changed; why its engine cannot be asked."""
         where = device_of(module).type
         if where not in ENGINE_DEVICES:
             return f"it is on the device {where}"
-        if not self._seen.changed():
+        if self._vocoder is not None and not self._seen.changed():
             return ""
-        with self._lock:
-            if not self._seen.changed():
-                return ""
-            try:
-                device, voice = device_of(module), voice_of(module)
-                if (device, voice) != (self._device, self._voice):
-                    self._vocoder, self.heard, self._kept = None, None, None
-                    self._device, self._voice = device, voice
-                    self._vocoder = self._opened(module)
-                    self._tap.remove()
-                    self._tap = self._tapped(module, self._vocoder)  # layers may have been replaced too
-                self._seen = Seen(module)
-            except Exception as err:
-                self.step_aside(said(err))
-            return self.aside
+        if not self._lock.acquire(blocking=False):
+            return "its engine is being made"
+        try:
+            if self._vocoder is None or self._seen.changed():
+                self._follow(module)
+        except Exception as err:
+            self._seen = Seen(module)  # as it is now it is not tried again
+            self.step_aside(said(err))
+        finally:
+            self._lock.release()
+        return self.aside
+
+    def _follow(self, module: nn.Module) -> None:
+        """An engine for other weights or another device; layers that do something else are heard anew."""
+        self._restless += 1
+        if self._restless >= MAX_CHANGES:
+            self.step_aside("its weights or layers change between all calls, as in training")
+            return
+        device, voice, seen = device_of(module), voice_of(module), Seen(module)
+        if self._vocoder is None or (device, voice) != (self._device, self._voice):
+            self._vocoder, self.heard, self._kept = None, None, None
+            self._vocoder = self._opened(module)
+            self._tap.remove()
+            self._tap = self._tapped(module, self._vocoder)  # layers may have been replaced too
+            self._device, self._voice, seen = device, voice, Seen(module)
+            self._ways.clear()
+        elif seen.layers != self._seen.layers:
+            self._ways.clear()
+        self._seen = seen
 
     def _tapped(self, module: nn.Module, vocoder: Vocoder) -> Tap:
         return Tap(module, [spec.name for spec in vocoder.voice.inputs])
 
     def _opened(self, module: nn.Module) -> Vocoder:
-        if self._device.type not in ENGINE_DEVICES:
-            found = f"it is on {self._device}."
+        where = device_of(module)
+        if where.type not in ENGINE_DEVICES:
+            found = f"it is on {where}."
             raise InputError(f"an engine for {self.label}", found, "Engines are made for CPUs and NVIDIA's GPUs.")
-        settings = self.settings.on(self._device.type)
+        settings = self.settings.on(where.type)
         with usual_torch():
             vocoder = load_vocoder(
-                self._source, device=str(self._device), backend=settings.backend, precision=settings.precision.name,
+                self._source, device=str(where), backend=settings.backend, precision=settings.precision.name,
                 build=None if settings.backend == "torch" else settings, chunk_frames=self.settings.chunk_frames,
                 on_failure="raise",
             )  # fmt: skip
@@ -295,12 +359,6 @@ class Swap:
             vocoder.family, vocoder.backend, vocoder.precision, vocoder.device, vocoder.quality_db
         )
         return vocoder
-
-
-def _own_forward_of(module: nn.Module) -> Forward:
-    """The class's forward; the one that `trt-svc run` put there leads back to the engine."""
-    forward: Forward = type(module).forward
-    return forward.__wrapped__ if hasattr(forward, "calls_for_an_engine") else forward  # type: ignore[attr-defined]
 
 
 def _signature(forward: Forward) -> inspect.Signature | None:

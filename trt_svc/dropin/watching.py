@@ -40,6 +40,7 @@ class Watch(importlib.abc.MetaPathFinder):
         self._progress = progress
         self._hosts = {name: kind() for name, kind in hosts}
         self._numbers = itertools.count(1)
+        self._prepared: list[tuple[Any, Any]] = []
         self._busy = threading.local()
         self._meeting = threading.RLock()
         self._met: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -52,6 +53,11 @@ class Watch(importlib.abc.MetaPathFinder):
 
     def __exit__(self, *error: object) -> None:
         sys.meta_path.remove(self)
+        for kind, own in self._prepared:
+            if own is None:
+                del kind.__call__
+            else:
+                kind.__call__ = own
 
     def report(self, race: bool) -> Report:
         """What was accelerated. race: with host and engine timed in turns once more, on each first call."""
@@ -69,14 +75,8 @@ class Watch(importlib.abc.MetaPathFinder):
             spec = next(filter(None, (_asked(finder, name, path, target) for finder in sys.meta_path)), None)
         finally:
             self._busy.name = None
-        if spec is not None and spec.loader is not None and hasattr(spec.loader, "exec_module"):
-            run = spec.loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                run(module)
-                self._look_into(name, module)
-
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        if spec is not None and hasattr(spec.loader, "exec_module"):
+            spec.loader = _Loader(spec.loader, functools.partial(self._look_into, name))
         return spec
 
     def _watched(self, name: str) -> list[tuple[Host, tuple[str, ...]]]:
@@ -98,40 +98,40 @@ class Watch(importlib.abc.MetaPathFinder):
                 log.warning("%s has changed: %s: %s", host.title, type(err).__name__, err)
             for called in classes:
                 kind = vars(module).get(called)
-                if isinstance(kind, type) and "forward" in vars(kind):
+                if isinstance(kind, type) and hasattr(kind, "forward"):
                     self._prepare(host, kind)
 
     def _prepare(self, host: Host, kind: Any) -> None:
-        own = kind.forward
+        """Its `__call__`, not its forward: subclasses and forwards of single objects then come in where they are."""
+        own = kind.__call__
         if hasattr(own, "calls_for_an_engine"):
             return
 
         @functools.wraps(own)
-        def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            stand_in = self._meet(host, module, own, args, kwargs)
-            return own(module, *args, **kwargs) if stand_in is None else stand_in(*args, **kwargs)
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            self._meet(host, module, args, kwargs)
+            return own(module, *args, **kwargs)
 
-        forward.calls_for_an_engine = True  # type: ignore[attr-defined]
-        kind.forward = forward
+        call.calls_for_an_engine = True  # type: ignore[attr-defined]
+        self._prepared.append((kind, vars(kind).get("__call__")))
+        kind.__call__ = call
 
     # Generators.
 
-    def _meet(
-        self, host: Host, module: nn.Module, own: Callable[..., Any], args: Any, kwargs: Any
-    ) -> Callable[..., Any] | None:
-        """The engine for a generator that is called for the first time; None if it has to run as it is."""
+    def _meet(self, host: Host, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """An engine for a generator that is called for the first time."""
+        if module in self._met:
+            return
         from trt_svc.dropin.swap import not_for_engines
 
-        if module in self._met or not_for_engines(module, args, kwargs):
-            return None
+        if not_for_engines(module, args, kwargs):
+            return
         with self._meeting:
             if module not in self._met:
                 self._met.add(module)
-                self._give(host, module, own)
-        found: Callable[..., Any] | None = module.__dict__.get("forward")
-        return found
+                self._give(host, module)
 
-    def _give(self, host: Host, module: nn.Module, own: Callable[..., Any]) -> None:
+    def _give(self, host: Host, module: nn.Module) -> None:
         from trt_svc.dropin.accelerate import swapped
         from trt_svc.dropin.trial import said
 
@@ -141,15 +141,33 @@ class Watch(importlib.abc.MetaPathFinder):
             if wishes.get("off"):
                 self.refused[label] = str(wishes["off"])
                 return
-            swap = swapped(module, label, self._settings.with_wishes(wishes), host, own, self._progress)
+            swap = swapped(module, label, self._settings.with_wishes(wishes), host, self._progress)
         except Exception as err:  # whatever does not fit runs as before
             self.refused[label] = said(err)
             log.warning("%s is left to the host: %s", label, self.refused[label])
             return
         self.swaps.append(swap)
-        weakref.finalize(module, swap.close)  # the host may load many voices one after the other
 
 
 def _asked(finder: Any, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
     found: ModuleSpec | None = finder.find_spec(name, path, target) if hasattr(finder, "find_spec") else None
     return found
+
+
+class _Loader(importlib.abc.Loader):
+    """A module's own loader, and a look at what it made. One of its own: archives share theirs between modules."""
+
+    def __init__(self, loader: Any, look: Callable[[ModuleType], None]) -> None:
+        self._loader = loader
+        self._look = look
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        made: ModuleType | None = self._loader.create_module(spec)
+        return made
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        self._look(module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)

@@ -1,18 +1,27 @@
-"""Have a live module's weights changed? Asked before every call, so the cheap answer comes first."""
+"""Has a live module changed? Asked before every call, so the cheap answer comes first."""
 
 from __future__ import annotations
 
 import hashlib
 import weakref
+from typing import Any
 
 import torch
 from torch import nn
 
+PLAIN = (type(None), bool, int, float, str)
+
 
 class Seen:
-    """A module's parameters as they were when it was looked at. Holds none of them: the host may let go at any time."""
+    """A module as it was when it was looked at: its parameters, and what its layers do beside their own work.
+
+    Holds none of them: the host may let go at any time.
+    """
 
     def __init__(self, module: nn.Module) -> None:
+        self._module = weakref.ref(module)
+        self.layers = _layers(module)
+        """Forwards and hooks of its layers, and its own plain attributes (a gain, a switch)."""
         self._places = [
             (weakref.ref(part), name, weakref.ref(value))
             for part in module.modules()
@@ -29,7 +38,21 @@ class Seen:
                 return True
             if owner._parameters.get(name) is not kept and owner._modules.get(name) is not kept:
                 return True
-        return False
+        module = self._module()
+        return module is None or _layers(module) != self.layers
+
+
+def _layers(module: nn.Module) -> list[Any]:
+    parts = [vars(part) for part in module.modules() if part is not module]
+    return [
+        *((id(of.get("forward")), len(of["_forward_hooks"]), len(of["_forward_pre_hooks"])) for of in parts),
+        *((name, value) for name, value in vars(module).items() if isinstance(value, PLAIN) and _is_its_own(name)),
+    ]
+
+
+def _is_its_own(name: str) -> bool:
+    """An attribute of the host's, not of torch's."""
+    return name != "training" and not name.startswith("_")
 
 
 def _mark(value: nn.Module | nn.Parameter | None) -> tuple[int, float] | None:
