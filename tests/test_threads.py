@@ -197,6 +197,7 @@ def test_a_forked_process_is_told_to_load_again(session: trt_svc.Vocoder) -> Non
 
 EXITS = """
 import os, signal, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs without it
 import numpy as np
 import trt_svc
 v = trt_svc.load_vocoder("demo", backend=BACKEND)

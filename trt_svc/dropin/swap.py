@@ -232,9 +232,9 @@ class Swap:
             again = _cloned(args), _cloned(kwargs)  # a forward may write into what it is given
             trial = tried(
                 lambda: self._own(module, args, kwargs),
-                lambda: self._engine(module, *again, axes),
+                lambda: self._engine(module, _cloned(again[0]), _cloned(again[1]), axes),
                 device_of(module),
-                once_more=lambda: self._own(module, *_cloned(again)),
+                once_more=lambda: self._own(module, _cloned(again[0]), _cloned(again[1])),
             )
             self._note(trial.reason if trial.of_input else "heard beside the engine")
             if self._closed or (trial.heard is None and not trial.reason):  # meanwhile; silence
@@ -244,6 +244,8 @@ class Swap:
                     self._count_failure(trial.reason)
                 return trial.answer
             reason = trial.reason or self._judged(module, trial.heard)
+            if not (reason and self._ways):
+                self.heard = trial.heard
             if not reason:
                 self._ways[manner] = _Way(axes[0])
                 self._keep(*again)
@@ -257,7 +259,6 @@ class Swap:
     def _judged(self, module: nn.Module, heard: Heard | None) -> str:
         """Why the engine is not to stand for the host."""
         assert heard is not None
-        self.heard = heard
         least_db = self.settings.least_db(self.engine.precision, computes_in_half(module))
         if not heard.snr_db >= least_db:
             return f"it sounds {heard.snr_db:.0f} dB from the host's own, {least_db:g} dB are asked for"
