@@ -11,16 +11,17 @@ from math import prod
 from typing import Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from trt_svc.config import AudioSpec
 from trt_svc.errors import ConfigError, InputError
 from trt_svc.excitation import Excitation
 from trt_svc.registry import did_you_mean
-from trt_svc.vocoders.base import CoreInput, Shapes, families
+from trt_svc.vocoders.base import Shapes, families
 from trt_svc.vocoders.generator_config import Channels, SampleRate, TrunkConfig, parse
+from trt_svc.vocoders.latent_decoder import LatentDecoder
 from trt_svc.vocoders.nsf_hifigan import SourceMerge, check_stage_lengths, harmonic_excitation
-from trt_svc.vocoders.trunk import UpsamplingTrunk, dilations_used, uses_resblock1
+from trt_svc.vocoders.trunk import dilations_used, uses_resblock1
 
 Source = Literal["sovits-interp", "openvpi"]
 """RVC's maths; Applio's."""
@@ -37,7 +38,7 @@ class RvcDecConfig(TrunkConfig):
 
 
 @families.register("rvc_dec")
-class RvcDec(UpsamplingTrunk):
+class RvcDec(LatentDecoder):
     family = "rvc_dec"
 
     @classmethod
@@ -83,24 +84,8 @@ class RvcDec(UpsamplingTrunk):
     def samples_out(self, frames: int) -> int:
         return frames * self.config.hop
 
-    def core_inputs(self) -> tuple[CoreInput, ...]:
-        return (
-            CoreInput("mel", self.spec.n_mels),
-            CoreInput("source", 1, self.spec.hop),
-            CoreInput("speaker", self.spec.speaker_channels, may_be_constant=True),
-        )
-
     def excitation(self) -> Excitation:
         return harmonic_excitation(self.m_source, self.spec.sample_rate, self.spec.hop, self.source)
-
-    def condition(self, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        return x + cast(Tensor, self.cond(inputs["speaker"]))
-
-    def injects(self, stage: int) -> bool:
-        return True
-
-    def inject(self, stage: int, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        return x + cast(Tensor, self.noise_convs[stage](inputs["source"]))
 
 
 def upsampler_padding(kernel: int, rate: int) -> tuple[int, int]:

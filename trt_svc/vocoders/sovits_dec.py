@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from trt_svc.config import AudioSpec
 from trt_svc.excitation import Excitation
 from trt_svc.vocoders.antialias import AntiAliasedSnake, without_filters
-from trt_svc.vocoders.base import CoreInput, Shapes, families
+from trt_svc.vocoders.base import Shapes, families
 from trt_svc.vocoders.generator_config import Channels, SampleRate, TrunkConfig, parse
+from trt_svc.vocoders.latent_decoder import LatentDecoder
 from trt_svc.vocoders.layers import Activation, Leaky
 from trt_svc.vocoders.nsf_hifigan import SourceMerge, check_stage_lengths, harmonic_excitation, source_convs
-from trt_svc.vocoders.trunk import UpsamplingTrunk, dilations_used, uses_resblock1
+from trt_svc.vocoders.trunk import dilations_used, uses_resblock1
 
 SNAKE_NAME = "nsf-snake-hifigan"
 
@@ -40,7 +41,7 @@ def dec_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @families.register("sovits_dec")
-class SovitsDec(UpsamplingTrunk):
+class SovitsDec(LatentDecoder):
     family = "sovits_dec"
 
     @classmethod
@@ -86,27 +87,11 @@ class SovitsDec(UpsamplingTrunk):
         )
         self.variant = SNAKE_NAME if snake else "nsf-hifigan"
 
-    def core_inputs(self) -> tuple[CoreInput, ...]:
-        return (
-            CoreInput("mel", self.spec.n_mels),
-            CoreInput("source", 1, self.spec.hop),
-            CoreInput("speaker", self.spec.speaker_channels, may_be_constant=True),
-        )
-
     def excitation(self) -> Excitation:
         return harmonic_excitation(self.m_source, self.spec.sample_rate, self.spec.hop, "sovits-dec")
 
-    def condition(self, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        return x + cast(Tensor, self.cond(inputs["speaker"]))
-
     def before_stage(self, stage: int, x: Tensor) -> Tensor:
         return cast(Tensor, self.snakes[stage](x)) if self.snake else super().before_stage(stage, x)
-
-    def injects(self, stage: int) -> bool:
-        return True
-
-    def inject(self, stage: int, x: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        return x + cast(Tensor, self.noise_convs[stage](inputs["source"]))
 
     def before_post(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.snake_post(x)) if self.snake else super().before_post(x)
