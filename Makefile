@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test lint unit parity compile-matrix precision rewrites cache-torture fuzz faults long-take stream-cost bench gpu-validation docs lookahead-curve evaluate bench-quick bench-cpu bench-gpu bench-song bench-song-memory bench-truth hosts-setup host-checks host-speed readme-tables clean
+.PHONY: setup demo test lint unit parity compile-matrix precision rewrites kernels cache-torture fuzz faults long-take stream-cost cold-start linear-cost bench gpu-validation docs lookahead-curve evaluate bench-quick bench-cpu bench-gpu bench-song bench-song-memory bench-truth native hosts-setup host-checks host-speed readme-tables clean
 
 setup: $(READY)
 
@@ -14,6 +14,8 @@ $(READY): pyproject.toml constraints.txt
 	# The names of classic TensorRT's API, for a test; its libraries are not needed.
 	-$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d .venv/bindings tensorrt-cu12-bindings==10.13.3.9
 	-$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d .venv/bindings tensorrt-cu13-bindings==11.4.0.106
+	# The CPU kernels, if what is shipped does not fit.
+	-$(BIN)/python -m trt_svc.native.compiling
 	touch $(READY)
 
 demo: setup            ## a clip through the demo voice on the CPU: table, WAV, picture
@@ -47,6 +49,12 @@ rewrites: setup        ## times every graph rewrite on this machine: docs/rewrit
 	$(BIN)/python -m benchmarks.rewrites_table > docs/rewrites.md.part
 	mv docs/rewrites.md.part docs/rewrites.md
 
+kernels: setup         ## compiles the fused GPU kernels for every kind of GPU, without one: trt_svc/assets, docs/kernels.md (minutes)
+	$(BIN)/python -m trt_svc.kernels.ahead
+	$(BIN)/python -m trt_svc.backends.plugin_kernels.building
+	$(BIN)/python -m benchmarks.kernels_page > docs/kernels.md.part
+	mv docs/kernels.md.part docs/kernels.md
+
 cache-torture: setup   ## 200 kills, 10,000 damaged entries, 32 racing builds (some minutes)
 	TRT_SVC_TORTURE=1 $(BIN)/python -m pytest tests/test_cache.py --timeout 3600
 
@@ -62,6 +70,12 @@ long-take: setup       ## an hour through the demo voice: memory and seams (take
 stream-cost: setup     ## what streams compute twice, for every published network: docs/stream-cost.md
 	$(BIN)/python -m benchmarks.stream_cost > docs/stream-cost.md.part
 	mv docs/stream-cost.md.part docs/stream-cost.md
+
+cold-start: setup      ## seconds from `trt-svc vocode` to its first samples: benchmarks/reports/cold-start (some minutes)
+	$(BIN)/python -m benchmarks.cold_start
+
+linear-cost: setup     ## cost and memory from 5 to 60 seconds in one call: benchmarks/reports/linear (most of an hour)
+	$(BIN)/python -m benchmarks.linear_cost
 
 bench: setup           ## the contenders under pytest-benchmark (some minutes)
 	$(BIN)/python -m pytest benchmarks --benchmark-only
@@ -93,6 +107,9 @@ host-checks: hosts-setup ## other people's programs before and after `accelerate
 
 host-speed: hosts-setup ## their vocoders at full size, before and after: benchmarks/reports/hosts/speed.json (long; BACKEND=openvino builds one engine each)
 	$(BIN)/python -m benchmarks.hosts.run_all --hosts "$(or $(HOSTS),$(error HOSTS=DIR names the folder that holds the hosts' checkouts))" --speed --backend $(or $(BACKEND),auto)
+
+native: setup          ## compiles the CPU kernels for every kind of machine: trt_svc/assets/native (minutes the first time)
+	$(BIN)/python -m trt_svc.native.ship
 
 readme-tables: setup   ## the tables of README.md, docs/benchmarks.md and docs/hosts/index.md from benchmarks/reports
 	$(BIN)/python -m benchmarks.readme_tables

@@ -16,7 +16,7 @@ from trt_svc.backends.base import backends
 from trt_svc.build_config import BuildConfig, Precision
 from trt_svc.difference import difference
 from trt_svc.graph.check import reference_audio
-from trt_svc.graph.rewrites.base import applicable
+from trt_svc.graph.rewrites.base import applicable, rewrites
 from trt_svc.graph.vocoder import graph_from_vocoder
 from trt_svc.progress import Quiet
 from trt_svc.timing import interleaved_seconds
@@ -38,7 +38,7 @@ def rows(name: str) -> list[str]:
     quality = {"torch eager, fp32": "reference"}
     for backend_name in BACKENDS:
         backend = backends.get(backend_name)()
-        for forms in [(), *[(one,) for one in applicable(net)]]:
+        for forms in [(), *[(one,) for one in applicable(net) if not rewrites.get(one).needs_plugin]]:
             settings = BuildConfig(backend_name, precision=Precision("fp32")).for_family(net.family)
             graph = graph_from_vocoder(net, settings.precision, forms)
             runner = backend.open(backend.build(graph, settings, Quiet()).files, "cpu")

@@ -49,7 +49,7 @@ def commands() -> Iterator[list[str]]:
 
 def convert_command() -> Any:
     group: Any = typer.main.get_command(app)
-    return group.commands["convert"]
+    return group.get_command(None, "convert")
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_openvpi_after_an_hour(contour: str) -> None:
 def test_running_sums_after_an_hour(contour: str, smears: bool) -> None:
     f0 = CONTOURS[contour](np.random.default_rng(0)).astype(np.float32)
     initial = np.linspace(0, 0.8, 9, dtype=np.float32)[None]
-    starts, steps = StepPhase(initial, RATE, SAMPLES, smears=smears, rounds_wraps=not smears)._tables(f0[None])
+    starts, steps = StepPhase(initial, RATE, SAMPLES, smears=smears, rounds_wraps=not smears).tables(f0[None])
     for sample in (1, 100, SAMPLES):
         at = cycles_from_phase(starts[:, -1] + steps[:, -1] * np.uint64(sample))[0]
         for h in (1, 2, 9):

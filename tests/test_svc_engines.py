@@ -100,7 +100,7 @@ def settings(backend: str, precision: str = "fp32", **others: Any) -> BuildConfi
     return BuildConfig(backend, precision=Precision(precision), **others)
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "native"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stage_equals_torch(kind: str, backend: str, stages: dict[str, StageNet]) -> None:
     if not backends.get(backend)().probe().runs:
@@ -113,7 +113,9 @@ def test_a_stage_equals_torch(kind: str, backend: str, stages: dict[str, StageNe
         assert made.shape == expected.shape and made.dtype == np.float32
         assert difference(made, expected).snr_db > 100
     (note,) = opener.report()
-    assert (note.backend, note.precision, note.cached) == (backend, "fp32", False), note
+    # Ours says by itself what it has no kernels for.
+    made_by = {backend, backends.get(backend).stand_in} - {""}
+    assert note.backend in made_by and (note.precision, note.cached) == ("fp32", False), note
     assert note.quality_db is not None and note.quality_db >= 100
 
 

@@ -19,6 +19,7 @@ import pytest
 
 import trt_svc
 from tests.nets import utterance, vocoder_of
+from trt_svc.backends.base import backends
 from trt_svc.build_config import BuildConfig, ShapeRange
 from trt_svc.cache import EngineCache
 from trt_svc.errors import RunHung
@@ -28,8 +29,10 @@ THREADS, CALLS = 8, 200
 BUILD = BuildConfig("onnxruntime", frames=(ShapeRange(1, 32, 200),), batch=ShapeRange(1, 1, 4), rewrites=())
 
 
-@pytest.fixture(scope="module", params=["torch", "onnxruntime", "openvino"])
+@pytest.fixture(scope="module", params=["torch", "onnxruntime", "openvino", "native"])
 def session(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[trt_svc.Vocoder]:
+    if request.param == "native" and not backends.get("native")().probe().runs:
+        pytest.skip("the native kernels are not here")
     folder = tmp_path_factory.mktemp("threads")
     options: dict[str, Any] = {"chunk_frames": 90, "contexts": 2}
     if request.param != "torch":

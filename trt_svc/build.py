@@ -122,7 +122,7 @@ def _engine_of(net: VocoderNet, config: BuildConfig, cache: EngineCache, force: 
     if wanted.backend == "auto" and wanted.targets:
         wanted = replace(wanted, backend="tensorrt-rtx")  # nothing else compiles for GPUs that are not here
     if wanted.backend == "auto" and wanted.precision.name == "mixed":
-        wanted = replace(wanted, backend="openvino")  # nothing else multiplies in bfloat16 on CPUs
+        wanted = replace(wanted, backend="native" if backends.get("native")().probe().runs else "openvino")
     measured: dict[str, Any] = {}
     built: Built | None = None
     if wanted.backend == "auto":
@@ -131,10 +131,10 @@ def _engine_of(net: VocoderNet, config: BuildConfig, cache: EngineCache, force: 
     wanted = backend.settled(wanted)
     if wanted.rewrites is None:
         wanted = replace(wanted, rewrites=default_rewrites(backend, net))
-    if wanted.precision.name == "mixed" and not wanted.precision.protected:
+    if backend.graph_precision(wanted).name == "mixed" and not wanted.precision.protected:
         wanted = with_protection(net, wanted, backend, progress)
     progress.stage("writing the graph")
-    graph = graph_from_vocoder(net, wanted.precision, wanted.rewrites or ())
+    graph = graph_from_vocoder(net, backend.graph_precision(wanted), wanted.rewrites or ())
     key = engine_key(graph.metadata["weights_sha256"], graph.sha256(), wanted, backend.identity(wanted))
     with cache.building(key):
         found = None if force else cached(cache, key, wanted)
@@ -226,7 +226,7 @@ def _built(
 def build_stages(net: VocoderNet, backend: Backend, config: BuildConfig, progress: Progress) -> dict[str, bytes]:
     """The files of the network's stages; nothing where it cannot be cut."""
     files: dict[str, bytes] = {}
-    graphs = stage_graphs(net, config.precision, config.rewrites or ())
+    graphs = stage_graphs(net, backend.graph_precision(config), config.rewrites or ())
     for number, (stage, graph) in enumerate(zip(net.stages(), graphs, strict=True)):
         progress.stage(f"compiling stage {number + 1} of {len(graphs)} for {backend.name}")
         made = backend.build(graph, replace(config, frames=(stage_range(stage),)), progress)
@@ -401,9 +401,10 @@ def first_that_passes(
     """The quickest candidate that passes the gate; the reasons of those before it go to `out`."""
     for label in sorted(candidates, key=lambda name: seconds[name]):
         config, built = candidates[label]
-        graph = graph_from_vocoder(net, config.precision, config.rewrites or ())
+        backend = backends.get(config.backend)()
+        graph = graph_from_vocoder(net, backend.graph_precision(config), config.rewrites or ())
         try:
-            gate(net, graph, backends.get(config.backend)().open(built.files, "auto"), config)
+            gate(net, graph, backend.open(built.files, "auto"), config)
         except QualityError as err:
             out[label] = err.found
             log.warning("%s is out: %s", label, err.found)
@@ -438,7 +439,7 @@ def forms(backend: Backend, net: VocoderNet, config: BuildConfig) -> list[tuple[
         return [config.rewrites]
     here = set(applicable(net))
     folds = here & set(backend.folds)
-    sets = {tuple(sorted(folds | set(extra))) for extra in backend.competing_rewrites if set(extra) <= here}
+    sets = {tuple(sorted(folds | set(extra))) for extra in backend.competing() if set(extra) <= here}
     return sorted(sets)
 
 
@@ -446,7 +447,7 @@ def _contender(
     net: VocoderNet, config: BuildConfig, inputs: Mapping[str, Any], progress: Progress
 ) -> tuple[Callable[[], Array], Built]:
     backend = backends.get(config.backend)()
-    graph = graph_from_vocoder(net, config.precision, config.rewrites or ())
+    graph = graph_from_vocoder(net, backend.graph_precision(config), config.rewrites or ())
     built = backend.build(graph, config, progress)
     runner = backend.open(built.files, "auto")
     arrays: dict[str, Array] = {spec.name: inputs[spec.name].numpy() for spec in graph.inputs}

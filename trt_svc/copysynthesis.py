@@ -17,6 +17,7 @@ from trt_svc.features.f0.base import DEFAULT_F0, PitchTrack, constant_track, f0_
 from trt_svc.features.f0.blocks import PitchBlocks
 from trt_svc.features.mel_blocks import MelBlocks
 from trt_svc.inputs import check_rate
+from trt_svc.milestones import reached
 from trt_svc.progress import Progress, Quiet
 from trt_svc.session import Vocoder
 from trt_svc.types import Array
@@ -27,6 +28,8 @@ SECONDS_PER_VALUE = 0.005
 SECONDS_PER_BLOCK = 5
 CONTEXTS_PER_BLOCK = 8
 """Frames of a block per frame of context, which some networks compute twice."""
+FIRST_BLOCK_S, FIRST_BLOCK_CONTEXTS = 0.5, 2
+"""The first block is short, so that the first samples come early."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,7 @@ def vocode_file(
     rate = vocoder.spec.sample_rate
     with recording_written(output, rate, copy.channels, copy.output_samples) as writer:
         curves = copy.listen()
+        reached("pitch")
         vocoder_s = copy.sing(curves, writer.write)
     total_s = time.perf_counter() - started
     return Synthesis(output, rate, copy.channels, copy.output_samples / rate, total_s - vocoder_s, vocoder_s)
@@ -226,11 +230,13 @@ class _Copy:
         cut = _Cut(write, self.output_samples)
         frames = 0
         with vocoder.stream(lookahead="exact", seed=self._task.seed) as stream:
-            for mel in in_equal_blocks(self._mels(), self._frames_per_block):
+            for mel in in_equal_blocks(self._mels(), self._frames_per_block, self._frames_of_first_block):
                 first, frames = frames, frames + mel.shape[2]
                 with clock.running():
                     wave = stream.push(mel, None if curves is None else curves[:, first:frames])
                 cut.put(wave)
+                if wave.shape[1]:
+                    reached("first samples")
                 self._step(frames / vocoder.spec.frames_per_second)
             with clock.running():
                 wave = stream.flush()
@@ -261,9 +267,16 @@ class _Copy:
 
     @property
     def _frames_per_block(self) -> int:
+        return self._frames_in(SECONDS_PER_BLOCK, CONTEXTS_PER_BLOCK)
+
+    @property
+    def _frames_of_first_block(self) -> int:
+        return min(self._frames_in(FIRST_BLOCK_S, FIRST_BLOCK_CONTEXTS), self._frames_per_block)
+
+    def _frames_in(self, seconds: float, contexts: int) -> int:
+        """So many seconds, or contexts where those are longer."""
         vocoder = self._task.vocoder
-        some_seconds = round(SECONDS_PER_BLOCK * vocoder.spec.frames_per_second)
-        return max(some_seconds, CONTEXTS_PER_BLOCK * sum(vocoder.receptive_field))
+        return max(round(seconds * vocoder.spec.frames_per_second), contexts * sum(vocoder.receptive_field), 1)
 
     def _most_frames(self) -> int:
         """No fewer than the mel will have."""
@@ -276,14 +289,18 @@ class _Copy:
         self._progress.step(min(int(seconds), total), total)
 
 
-def in_equal_blocks(mels: Iterator[Array], frames: int) -> Iterator[Array]:
-    """The same frames, so many at a time: runtimes keep memory and plans for every length that they have seen."""
+def in_equal_blocks(mels: Iterator[Array], frames: int, first: int | None = None) -> Iterator[Array]:
+    """The same frames, so many at a time: runtimes keep memory and plans for every length that they have seen.
+
+    first: frames of the first block, where it is another length.
+    """
     held: list[Array] = []
+    wanted = first or frames
     for mel in mels:
         held = [np.concatenate([*held, mel], axis=2)]
-        while held[0].shape[2] >= frames:
-            yield held[0][:, :, :frames]
-            held = [held[0][:, :, frames:]]
+        while held[0].shape[2] >= wanted:
+            yield held[0][:, :, :wanted]
+            held, wanted = [held[0][:, :, wanted:]], frames
     yield from held
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from trt_svc.optional import is_installed, require
@@ -118,3 +119,31 @@ def _by_nvml() -> list[Gpu]:
         return found
     finally:
         nvml.nvmlShutdown()
+
+
+def cpu_threads() -> int:
+    """Threads that compute at once to some use here: one per core that this process may use, or OMP_NUM_THREADS."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = {_core_of(cpu) for cpu in usable}
+    return max(1, min(len(cores), _allotted_cpus() or len(cores)))
+
+
+def _core_of(cpu: int) -> str:
+    """What tells the core of a logical CPU from others: two threads of one core share its arithmetic."""
+    try:
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        return topology.read_text(encoding="ascii").strip()
+    except OSError:
+        return str(cpu)
+
+
+def _allotted_cpus() -> int:
+    """Whole CPUs that a container's limit leaves; 0: no limit."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, int(quota) // int(period)) if quota != "max" else 0
+    except (OSError, ValueError):
+        return 0

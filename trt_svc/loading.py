@@ -14,6 +14,7 @@ import numpy as np
 from trt_svc.backends.base import backends
 from trt_svc.build_config import BuildConfig, Precision, default_frames, parse_bytes
 from trt_svc.errors import BackendUnavailable, ConfigError, InputError, shown
+from trt_svc.gptsovits_chunks import chunks_of
 from trt_svc.health import Record
 from trt_svc.inputs import check_amount
 from trt_svc.ladder import Ladder
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     from trt_svc.vocoders.base import VocoderNet
 
 GPU_CONTEXTS, MAX_CONTEXTS = 2, 64
+CPU_RUN_FRAMES, CPU_RUN_CONTEXTS = 1000, 20
+"""Longest run of an engine on a CPU, in frames and in contexts: longer ones take more memory and are no faster per
+frame, shorter ones compute more twice."""
+TORCH_RUN_BYTES, TORCH_RUN_CONTEXTS = 480 << 20, 8
+"""The same for torch, whose activations come from the system page by page once they are larger than 32 MiB: a run of
+1100 frames of a full-size NSF-HiFiGAN took 1.7 times as long per frame as one of 520."""
 TORCH_ROWS = 4
 """Rows of the longest run that torch makes at once."""
 
@@ -62,7 +69,8 @@ def load_vocoder(
     then come from the cache. build: all settings of the engine at once, in place of backend and precision.
 
     devices: several GPUs that share the work, in place of device. contexts: runs at the same time per device
-    (2 on GPUs, 1 on the CPU). chunk_frames: longest single run; longer input is cut without a trace.
+    (2 on GPUs, 1 on the CPU). chunk_frames: longest single run (some 1000 frames on CPUs);
+    longer input is cut without a trace.
     memory_limit: bytes, or "2GiB", that runs may take. on_failure: "fallback" goes on with a slower, safer
     backend and one warning, "raise" stops. timeout_s: longest single run before it counts as hung.
     streaming: build an engine's stages too, so that exact streams compute little twice (torch always does so).
@@ -79,7 +87,9 @@ def load_vocoder(
     engine = origin.engine(settings)
     voice = Voice.from_dict(engine.entry.metadata)
     places = run.places(record, needs_gpu=backends.get(engine.backend).needs_gpu, backend=engine.backend)
-    places, limits = _limits(voice, run.chunk_frames, run.memory_limit, engine.bytes, places)
+    asked_for = settings.frames or places.devices != ("cpu",)
+    chunk_frames = run.chunk_frames or (None if asked_for else _engine_run_frames(voice))
+    places, limits = _limits(voice, chunk_frames, run.memory_limit, engine.bytes, places)
     weights = engine.entry.metadata["weights_sha256"]
     ladder = Ladder(voice, steps_of(engine, settings, voice, origin, places), run.policy, limits, record)
     return Vocoder(ladder, lambda: same_network(origin.open(), weights))
@@ -144,7 +154,8 @@ def _on_torch(origin: Source, run: _RunOptions, record: Record, precision: str) 
     checkpoint = origin.open()
     voice = checkpoint.net.voice()
     places = Places(devices, run.contexts or (1 if devices[0] == "cpu" else GPU_CONTEXTS), record)
-    frames = run.chunk_frames or default_frames(voice.family)[-1].max
+    longest = default_frames(voice.family)[-1].max
+    frames = run.chunk_frames or (min(_torch_run_frames(voice), longest) if devices == ("cpu",) else longest)
     places, limits = _limits(voice, frames, run.memory_limit, 4 * checkpoint.parameters, places)
     if limits.cells is None:
         limits.cells = TORCH_ROWS * frames
@@ -185,6 +196,18 @@ def _limits(
         )
     contexts = min(places.contexts, cells // least)
     return replace(places, contexts=contexts), Limits(chunk_frames, cells // contexts)
+
+
+def _engine_run_frames(voice: Voice) -> int:
+    """Longest run on a CPU where nobody asks for another."""
+    return max(CPU_RUN_FRAMES, CPU_RUN_CONTEXTS * sum(voice.receptive_field))
+
+
+def _torch_run_frames(voice: Voice) -> int:
+    """The same for torch; GPT-SoVITS's chunks stay whole."""
+    whole = chunks_of(voice.spec)
+    least = max(TORCH_RUN_CONTEXTS * sum(voice.receptive_field), whole.chunk_frames if whole else 1)
+    return max(least, TORCH_RUN_BYTES // voice.bytes_per_frame)
 
 
 def check_usable(backend: str) -> None:

@@ -26,14 +26,15 @@ WORDS_PER_BLOCK = 4
 TILE_WORDS = 1024
 
 
-def _stream_key(stream: str) -> int:
+def stream_key(stream: str) -> int:
+    """The second word of the generator's key; the first is the seed."""
     return int.from_bytes(hashlib.sha256(stream.encode()).digest()[:8], "little")
 
 
 def _words(seed: int, stream: str, start: int, stop: int) -> npt.NDArray[np.uint64]:
     """Words [start, stop) of a stream; both are multiples of WORDS_PER_BLOCK."""
     # As uint64 arrays: from lists NumPy would go through float64 for keys of 2**63 and above.
-    key = np.array([seed, _stream_key(stream)], np.uint64)
+    key = np.array([seed, stream_key(stream)], np.uint64)
     generator = np.random.Philox(key=key, counter=np.array([start // WORDS_PER_BLOCK, 0, 0, 0], np.uint64))
     return np.asarray(generator.random_raw(stop - start), dtype=np.uint64)
 
@@ -105,7 +106,8 @@ class Noise:
         self.fields = {field.name: field for field in fields}
         self.seeds = seeds
         self.given = dict(given or {})
-        self._places = tuple(zip(seeds, _one_each(first_frame, len(seeds)), strict=True))
+        self.places = tuple(zip(seeds, _one_each(first_frame, len(seeds)), strict=True))
+        """Seed and first frame of every row."""
 
     def constant(self, name: str) -> Array:
         """A time-independent field as (batch, channels)."""
@@ -125,10 +127,10 @@ class Noise:
             return whole[:, start:stop] if field.channels_last else whole[:, :, start:stop]
         draw = normals if field.law == "normal" else uniforms
         rows = {}
-        for seed, first in dict.fromkeys(self._places):
+        for seed, first in dict.fromkeys(self.places):
             moved = int(first * field.per_frame)
             rows[seed, first] = self._row(draw, seed, field, moved + start, moved + stop)
-        return np.stack([rows[place] for place in self._places])
+        return np.stack([rows[place] for place in self.places])
 
     @staticmethod
     def _row(draw: Callable[[int, str, int, int], Array], seed: int, field: NoiseField, start: int, stop: int) -> Array:

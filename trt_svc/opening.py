@@ -15,6 +15,7 @@ from trt_svc.errors import EngineError
 from trt_svc.guards import Problem
 from trt_svc.health import Record
 from trt_svc.lanes import Lane, Lanes
+from trt_svc.milestones import reached
 from trt_svc.parts import InStages, Parts
 from trt_svc.prebuilt import Engine, find_built, request_for
 from trt_svc.request import machine_sha256
@@ -76,6 +77,7 @@ class Stored:
         """From the cache without torch where it is known, else built."""
         found = find_built(EngineCache(), request_for(self.path, settings, self.config, self.family, self.source))
         if found is not None:
+            reached("engine found")
             return found
         from trt_svc.build import build_engine
 

@@ -64,12 +64,16 @@ class RampPhase:
     def cycles(self, f0: Array, next_f0: Array | None = None) -> Array:
         """Cycles of the fundamental (B, frames, samples), float32; with `next_f0` each frame glides there."""
         ramp = self._ramp(f0, next_f0)
+        return ramp + self.starts(ramp[..., -1], f0, next_f0)[..., None]
+
+    def starts(self, ends: Array, f0: Array, next_f0: Array | None = None) -> Array:
+        """Where the ramps of the next frames begin, in cycles (B, frames); `ends` is what each one ends on."""
         exact, self._exact = running_starts(self._exact, self._exact_ends(f0, next_f0))
-        wrapped = (np.fmod(ramp[..., -1] + np.float32(0.5), np.float32(1)) - np.float32(0.5)).astype(np.float64)
+        wrapped = (np.fmod(ends + np.float32(0.5), np.float32(1)) - np.float32(0.5)).astype(np.float64)
         sums = np.cumsum(np.concatenate([self._upstream[:, None], wrapped], axis=1), axis=1)
         self._upstream = sums[:, -1]
         upstream = np.fmod(sums[:, :-1].astype(np.float32), np.float32(1))
-        return ramp + self._near_exact(upstream, exact)[..., None]
+        return self._near_exact(upstream, exact)
 
     def _ramp(self, f0: Array, next_f0: Array | None) -> Array:
         n, rate = self._n.astype(np.float32), np.float32(self.rate)
@@ -121,12 +125,12 @@ class StepPhase:
 
     def sines(self, f0: Array) -> Iterator[Array]:
         """Per harmonic the sine of the next frames (B, frames, samples)."""
-        starts, steps = self._tables(f0)
+        starts, steps = self.tables(f0)
         for h in range(len(self._harmonic)):
             yield sine_of(starts[..., h, None] + steps[..., h, None] * self._n)
 
-    def _tables(self, f0: Array) -> tuple[Phase, Phase]:
-        """(start, step) of every frame and harmonic (B, frames, harmonics)."""
+    def tables(self, f0: Array) -> tuple[Phase, Phase]:
+        """(start, step) of the next frames and every harmonic (B, frames, harmonics)."""
         rounded = f0[..., None] * self._harmonic.astype(np.float32) / np.float32(self.rate)
         if f0.shape[1]:
             rounded[:, 0] += self._first_cycles

@@ -39,8 +39,10 @@ def typed(net: VocoderNet, precision: Precision) -> VocoderNet:
     if precision.name in ("fp32", "mixed"):  # mixed types are put into the finished graph
         return out
     for name, layer in layers_of(out):
-        rule = rule_for(net, name, precision)
-        _replace(out, name, TypedLayer(layer, *rule))
+        compute, result = rule_for(net, name, precision)
+        if getattr(layer, "float32_inside", False):
+            compute = result  # it widens by itself: a cast in front would be a pass over memory
+        _replace(out, name, TypedLayer(layer, compute, result))
     return out
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
@@ -22,7 +23,7 @@ def did_you_mean(name: str, known: list[str]) -> str:
 
 
 class Registry(Generic[Part]):
-    """Parts of one kind by name; the modules of `package` are imported on first look-up."""
+    """Parts of one kind by name; the modules of `package` are imported when they are looked for."""
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind = kind
@@ -41,13 +42,25 @@ class Registry(Generic[Part]):
 
         return file_it
 
+    def _modules(self) -> list[str]:
+        package = importlib.import_module(self._package)
+        return [f"{self._package}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
+
     def _discover(self) -> None:
         if self._discovered:
             return
-        package = importlib.import_module(self._package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self._package}.{module.name}")
+        for module in self._modules():
+            importlib.import_module(module)
         self._discovered = True
+
+    def _find(self, name: str) -> None:
+        """Imports the module that files a part under this name: its neighbours may be heavy."""
+        if name in self._parts or self._discovered:
+            return
+        for module in self._modules():
+            if f'register("{name}")' in _source(module):
+                importlib.import_module(module)
+                return
 
     def names(self) -> list[str]:
         """All registered names, sorted."""
@@ -59,9 +72,18 @@ class Registry(Generic[Part]):
 
     def get(self, name: str) -> Part:
         """The part called `name`, or an InputError that suggests the closest one."""
-        names = self.names()
+        self._find(name)
         if name not in self._parts:
-            raise InputError(
-                f"{self.kind} {name!r} was asked for", "there is none of that name.", did_you_mean(name, names)
-            )
+            names = self.names()
+            if name not in names:
+                raise InputError(
+                    f"{self.kind} {name!r} was asked for", "there is none of that name.", did_you_mean(name, names)
+                )
         return self._parts[name]
+
+
+def _source(module: str) -> str:
+    """Text of a module that is not imported for it; empty where there is none to read."""
+    spec = importlib.util.find_spec(module)
+    read = getattr(spec and spec.loader, "get_source", None)
+    return (read(module) if read else None) or ""

@@ -123,7 +123,7 @@ def machine_marks() -> dict[str, Any] | None:
         "os": platform.system(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
-        "cpu": _processor(),
+        "cpu": processor(),
         "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
     }
     if _DRIVER.is_dir():
@@ -140,7 +140,7 @@ def machine_sha256() -> str:
     return sha256(canonical({"marks": machine_marks()}))
 
 
-def _processor() -> list[str]:
+def processor() -> list[str]:
     """Model and capabilities: compiled code for a CPU depends on both."""
     if not _CPU_INFO.exists():
         return [platform.processor()]

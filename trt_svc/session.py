@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
@@ -30,11 +31,10 @@ from trt_svc.inputs import (
 )
 from trt_svc.ladder import Ladder
 from trt_svc.noise import Noise, check_given, check_seeds
-from trt_svc.rungs import least_frames
 from trt_svc.stream import Lookahead, Stream
 from trt_svc.types import Array
 from trt_svc.voice import Voice
-from trt_svc.windows import Windows
+from trt_svc.windows import Bounds, Windows, in_equal_parts
 
 if TYPE_CHECKING:
     import torch
@@ -112,6 +112,11 @@ class Vocoder:
     @property
     def device(self) -> str:
         return ", ".join(lane.name for lane in self._ladder.rung.lanes.live)
+
+    @property
+    def chunk_frames(self) -> int | None:
+        """Longest single run now; longer input is cut without a trace. None: nothing is cut."""
+        return self._ladder.bounds().most
 
     @property
     def health(self) -> Health:
@@ -257,7 +262,11 @@ class Vocoder:
         given = check_given(excitation.fields, arrays, batch, frames)
         run = excitation.begin(Noise(excitation.fields, check_seeds(seed, batch), given, first_frame))
         ladder = self._ladder
-        windows = Windows(ladder.span, ladder.start, ladder.bounds, ahead=ladder.workers)
+
+        def bounds() -> Bounds:
+            return in_equal_parts(ladder.bounds(), ladder.span, frames)
+
+        windows = Windows(ladder.span, ladder.start, bounds, ahead=ladder.workers)
         made, network_s = [], 0.0
         for first, stop in self._pieces(frames):
             f0 = None if utterance.f0 is None else utterance.f0[:, first:stop]
@@ -282,11 +291,14 @@ class Vocoder:
 
     def _pieces(self, frames: int) -> list[tuple[int, int]]:
         """The frames to feed at once: all where they fit in one run, else as many as keep every device busy."""
-        most = self._ladder.bounds().most
+        span = self._ladder.span
+        most = in_equal_parts(self._ladder.bounds(), span, frames).most
         if most is None or frames <= most:
             return [(0, frames)]
-        size = max(1, most - least_frames(self._ladder.span)) * self._ladder.workers
-        return [(first, min(frames, first + size)) for first in range(0, frames, size)]
+        context = span.left + span.right
+        size = max(1, most - context) * self._ladder.workers
+        edges = [0, *range(min(frames, size + context), frames, size), frames]
+        return list(pairwise(edges))
 
     def _with_sigma(self, sigma: float | None) -> Excitation:
         if sigma is None:

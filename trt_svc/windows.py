@@ -46,6 +46,17 @@ class Bounds:
     least: int = 1
 
 
+def in_equal_parts(bounds: Bounds, span: Span, ticks: int) -> Bounds:
+    """Bounds in which a run of so many ticks is cut into windows of one length: runtimes plan for every length anew."""
+    context = span.left + span.right
+    if bounds.most is None or ticks <= bounds.most or bounds.most <= context + span.step:
+        return bounds
+    count = -(-(ticks - context) // (bounds.most - context))
+    length = -(-(ticks + (count - 1) * context) // count)
+    length = min(bounds.most, -(-length // span.step) * span.step)
+    return Bounds(length, max(length, bounds.least))
+
+
 class Windows:
     """One network or stage, fed piece by piece; keeps the ticks that later windows need again."""
 

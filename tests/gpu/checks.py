@@ -9,6 +9,7 @@ from tests.gpu import (
     checks_engines,
     checks_graphs,
     checks_hosts,
+    checks_kernels,
     checks_memory,
     checks_parity,
     checks_streams,
@@ -28,6 +29,7 @@ MODULES = (
     checks_devices,
     checks_threads,
     checks_hosts,
+    checks_kernels,
     checks_engines,
     checks_torch_free,
 )

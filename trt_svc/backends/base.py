@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from trt_svc.build_config import COMMON_OPTIONS, OPTION_FIELDS, BuildConfig
+from trt_svc.build_config import COMMON_OPTIONS, OPTION_FIELDS, BuildConfig, Precision
 from trt_svc.errors import ConfigError
 from trt_svc.graph.model import Graph
 from trt_svc.progress import Progress
@@ -75,6 +75,10 @@ class Backend(ABC):
     """Precisions that it computes in; in others it only keeps the weights and computes in float32."""
     one_profile: ClassVar[bool] = False
     """Does it take no more than one range of shapes?"""
+    stand_in: ClassVar[str] = ""
+    """The backend for stages of a voice that this one has no kernels for."""
+    takes_plain: ClassVar[bool] = True
+    """Does it take graphs that no rewrite has touched?"""
     folds: ClassVar[tuple[str, ...]] = ("fold-mean", "fold-snake")
     """Rewrites that always pay here (docs/rewrites.md)."""
     default_rewrites: ClassVar[tuple[str, ...]] = ("fold-mean", "fold-snake", "two-phase-conv")
@@ -86,6 +90,13 @@ class Backend(ABC):
         ("upsample-as-conv",),
     )
     """Sets added to the folds when the fastest form is looked for on this machine."""
+
+    plugin_rewrites: ClassVar[tuple[str, ...]] = ()
+    """Forms that need kernels of ours inside the runtime, of those that it takes; it refuses the others."""
+
+    def competing(self) -> tuple[tuple[str, ...], ...]:
+        """The competing forms that there are on this machine."""
+        return self.competing_rewrites
 
     @property
     def usual_precision(self) -> str:
@@ -102,6 +113,7 @@ class Backend(ABC):
                     "it has no such option.",
                     f"Leave it out; it knows: {', '.join(sorted(self.options)) or 'none'}.",
                 )
+        self._refuse_plugins(config.rewrites or ())
         settled = config.with_precision(self.usual_precision)
         if settled.precision.name not in self.precisions:
             raise ConfigError(
@@ -110,6 +122,21 @@ class Backend(ABC):
                 f"Use one of: {', '.join(self.precisions)}.",
             )
         return settled
+
+    def _refuse_plugins(self, names: Iterable[str]) -> None:
+        for name in set(names) - set(self.plugin_rewrites):
+            from trt_svc.graph.rewrites.base import rewrites
+
+            if rewrites.get(name).needs_plugin:
+                raise ConfigError(
+                    f"rewrite {name!r} for the {self.name} backend",
+                    "it takes no kernels from outside.",
+                    "Leave it out, or use two-phase-conv: the same in plain operations.",
+                )
+
+    def graph_precision(self, config: BuildConfig) -> Precision:
+        """The precision that is written into the graph; another where the backend chooses its own numbers."""
+        return config.precision
 
     def can_run(self, config: BuildConfig) -> bool:
         """Can an engine of these settings run on this machine?"""

@@ -25,6 +25,7 @@ class TensorRTRtx(TensorRT):
     precisions = ("fp32", "fp16")  # its transposed convolutions take no bfloat16
     options = frozenset({"workspace_bytes", "optimization_level", "strip_weights", "targets"})
     default_targets: ClassVar[tuple[str, ...]] = PORTABLE_TARGETS
+    plugin_rewrites: ClassVar[tuple[str, ...]] = ()  # it has no plugins
 
     def settled(self, config: BuildConfig) -> BuildConfig:
         return replace(super().settled(config), targets=tuple(sorted(set(self.targets(config)), key=_generation)))

@@ -81,6 +81,7 @@ def compare(before: Report, after: Report, threshold: float = THRESHOLD, by: By 
     if not (math.isfinite(threshold) and threshold >= 0):
         raise InputError(f"a threshold of {threshold}", "it is no part of a time.", "Give one such as 0.1.")
     judge = _Judge(threshold, measured_by(by))
+    _check_load(before, after)
     then, now = _rows(before, _weights(before)), _rows(after, _weights(after, before))
     common = [key for key in then if key in now]
     replaced = _replaced(before, after)
@@ -94,6 +95,14 @@ def compare(before: Report, after: Report, threshold: float = THRESHOLD, by: By 
     rows.sort(key=lambda row: row.severity)
     names = (run_name(before.provenance), run_name(after.provenance))
     return Comparison(*names, by, threshold, tuple(rows), heard, notes)
+
+
+def _check_load(before: Report, after: Report) -> None:
+    """A loaded machine and a quiet one have nothing to say about each other."""
+    cores = (before.provenance.busy_cores, after.provenance.busy_cores)
+    if cores[0] != cores[1]:
+        found = f"the first was raced beside {cores[0]} busy cores, the second beside {cores[1]}."
+        raise InputError("comparing two reports", found, "Race both with the same --busy-cores.")
 
 
 @dataclass(frozen=True)

@@ -50,12 +50,12 @@ class Starters:
 def starters_of(recipe: Recipe, case: NetworkCase, device: str) -> Starters:
     """What a recipe asks of a network, on this machine; the upstream way is always there, and first."""
     names = _names(case.contenders or recipe.contenders)
-    precisions = recipe.precisions_on(device, case)
     asked_by_name = "auto" not in (case.precisions or recipe.precisions)
     rows: list[tuple[Contender, str]] = [(contenders.get(UPSTREAM), "fp32")]
     left_out: list[LeftOut] = []
     for name in names:
         contender = contenders.get(name)
+        precisions = recipe.precisions_on(device, case, name)
         # What a contender does not have at all is worth a line only if somebody asked for it.
         own = [p for p in precisions if asked_by_name or p in contender.precisions]
         reasons = {precision: _why_not(contender, device, precision) for precision in own}

@@ -20,8 +20,21 @@ def facts_of(report: Report) -> tuple[tuple[str, str], ...]:
         ("Date", f"{moment(origin.created)}, took {duration(report.took_s)}"),
         ("Measured peaks", _peaks(report)),
         ("Load before", ", ".join(short(load) for load in origin.load)),
+        ("Busy cores", busy_words(report)),
     )
     return tuple((name, clean(words)) for name, words in facts if words)
+
+
+def busy_words(report: Report) -> str:
+    """What a race beside busy cores says, and what it does not."""
+    count = report.provenance.busy_cores
+    if not count:
+        return ""
+    turned = "another process" if count == 1 else f"{count} other processes"
+    return (
+        f"{turned} kept {count} of {report.provenance.cores} cores busy while contenders raced, on purpose: these "
+        "times compare contenders on a loaded machine and are no speeds of it; peaks were measured without that load"
+    )
 
 
 def _machine(report: Report) -> str:

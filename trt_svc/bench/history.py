@@ -32,14 +32,17 @@ class Machine:
     cores: int
     gpus: tuple[str, ...]
     threads: int
+    busy: int = 0
 
     def __str__(self) -> str:
         cores = f"{self.cores} core{'s' if self.cores != 1 else ''}, {self.threads} used"
-        return ", ".join((self.cpu, cores, *(self.gpus or ("no GPU",))))
+        busy = (f"{self.busy} kept busy",) if self.busy else ()
+        return ", ".join((self.cpu, cores, *busy, *(self.gpus or ("no GPU",))))
 
 
 def machine_of(provenance: Provenance) -> Machine:
-    return Machine(provenance.cpu, provenance.cores, provenance.gpus, provenance.threads)
+    busy = provenance.busy_cores
+    return Machine(provenance.cpu, provenance.cores, provenance.gpus, provenance.threads, busy)
 
 
 def run_name(provenance: Provenance) -> str:

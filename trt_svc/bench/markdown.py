@@ -15,6 +15,7 @@ from trt_svc.bench.tables import (
     Heading,
     Line,
     Table,
+    goals_table,
     listening_table,
     opening_table,
     speed_table,
@@ -30,7 +31,8 @@ _WORD_JOINER = "\N{WORD JOINER}"
 
 def markdown_of(report: Report) -> str:
     """Headlines, then the tables of every network, then rules and whatever was left out."""
-    parts = [_head(report), *(_network(report, network) for network in report.networks), *_end(report)]
+    networks = [_network(report, network) for network in report.networks]
+    parts = [_head(report), *_goals(report), *networks, *_end(report)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -50,6 +52,10 @@ def _head(report: Report) -> str:
     facts = _grid(("", ""), ((f"**{name}**", escaped(words)) for name, words in facts_of(report)))
     parts = [f"# Benchmark {escaped(report.recipe)}", *stopped, *about, "\n".join(headlines), facts, _command(report)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _goals(report: Report) -> list[str]:
+    return ["## Goals\n\n" + _table(goals_table(report), "network")] if report.goals else []
 
 
 def _command(report: Report) -> str:
@@ -114,9 +120,9 @@ def _heading(heading: Heading) -> str:
     return escaped(f"{heading.name}{'' if heading.unit.startswith('/') else ' '}{heading.unit.strip()}") + heading.mark
 
 
-def _table(table: Table) -> str:
+def _table(table: Table, first: str = "contender") -> str:
     lines = ((escaped(line.label), *_entries(line)) for line in table.lines)
-    return _grid(("contender", *map(_heading, table.headings)), lines, left=1)
+    return _grid((first, *map(_heading, table.headings)), lines, left=1)
 
 
 def _grid(headings: Sequence[str], lines: Iterable[Sequence[str]], left: int = 2) -> str:

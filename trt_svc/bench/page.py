@@ -67,6 +67,7 @@ def _context(report: Report, folder: Path) -> dict[str, Any]:
         "palette": drawing.PALETTE,
         "floor_db": spectrograms.FLOOR_DB,
         "scale": spectrograms.scale_picture(),
+        "goals": tables.goals_table(report),
     }
 
 

@@ -36,6 +36,8 @@ class PlannedNetwork:
     """Name -> precisions."""
     seconds: float | None
     """Of racing, estimated; opening and compiling come on top. None where the device is not here."""
+    goals: tuple[tuple[str, str], ...] = ()
+    """(shape, what is asked for)."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,18 @@ def markdown_of_plan(plan: Plan) -> str:
     rows = [HEADINGS, ("---",) * len(HEADINGS), *table_of(plan)]
     lines = [f"# Dry run of the recipe `{plan.recipe}` on {plan.device}", "", plan.about, ""]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
-    lines += ["", plan.sentence(), "", "Left out:", "", *(f"- {line}" for line in left_out_lines(plan))]
+    lines += ["", plan.sentence(), "", *_goals(plan)]
+    lines += ["Left out:", "", *(f"- {line}" for line in left_out_lines(plan))]
     return "\n".join(lines) + "\n"
+
+
+def _goals(plan: Plan) -> list[str]:
+    """What the race is asked to reach; a dry run reaches nothing."""
+    asked = [(network.network, *goal, "not measured") for network in plan.networks for goal in network.goals]
+    if not asked:
+        return []
+    rows = [("network", "shape", "floor / stretch / moonshot", "reached"), ("---",) * 4, *asked]
+    return ["Goals:", "", *("| " + " | ".join(row) + " |" for row in rows), ""]
 
 
 def plan_of(recipe: Recipe) -> Plan:
@@ -127,7 +139,10 @@ def _planned(recipe: Recipe, case: NetworkCase, asked: Starters, peak_gflops: fl
         if peak_gflops is None
         else sum(_racing_s(recipe.pace(case), len(asked.rows), g, peak_gflops) for g in gflop)
     )
-    return PlannedNetwork(case.network, tuple(frames), tuple(case.batches), (min(gflop), max(gflop)), named, seconds)
+    goals = tuple((goal.shape, goal.asked) for goal in case.goals)
+    return PlannedNetwork(
+        case.network, tuple(frames), tuple(case.batches), (min(gflop), max(gflop)), named, seconds, goals
+    )
 
 
 def _racing_s(pace: Pace, starters: int, gflop: float, peak_gflops: float) -> float:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from trt_svc.bench.goals import Goal
 from trt_svc.bench.race import Pace
 from trt_svc.bench.report import Rules
 from trt_svc.build_config import MAX_POSITIONS
@@ -20,8 +21,10 @@ EXAMPLES = "See configs/bench/ for examples."
 SUFFIXES = (".yaml", ".yml")
 DEFAULT_SECONDS = (1.0, 5.0)
 Budget = Annotated[float, Field(gt=0, le=86_400)]
-PrecisionName = Literal["auto", "fp32", "tf32", "fp16", "bf16"]
-GATES_DB = {"fp32": 90.0, "tf32": 45.0, "fp16": 45.0, "bf16": 35.0}
+PrecisionName = Literal["auto", "fp32", "tf32", "fp16", "bf16", "mixed"]
+BUSY_SPREAD = 0.3
+"""Least limit of the spread beside busy cores."""
+GATES_DB = {"fp32": 90.0, "tf32": 45.0, "fp16": 45.0, "bf16": 35.0, "mixed": 45.0}
 
 
 class _Strict(BaseModel):
@@ -44,6 +47,7 @@ class NetworkCase(_Strict):
     """Only these, in place of the recipe's."""
     precisions: tuple[PrecisionName, ...] | None = None
     budget_s: Budget | None = None
+    goals: tuple[Goal, ...] = ()
 
     @model_validator(mode="after")
     def _one_kind_of_length(self) -> NetworkCase:
@@ -72,10 +76,16 @@ class Recipe(_Strict):
     contenders: Annotated[tuple[str, ...], Field(min_length=1)] = ("all",)
     precisions: tuple[PrecisionName, ...] = ("auto",)
     """auto: fp32 on CPUs; fp32, tf32 and fp16 on GPUs."""
+    precisions_of: dict[str, tuple[PrecisionName, ...]] = {}
+    """Contenders that race in these precisions only: some take minutes to start in each."""
+    ours: tuple[str, ...] = ()
+    """The contenders whose rows count towards the goals."""
     forms: Annotated[tuple[Literal["plain", "usual", "all"], ...], Field(min_length=1)] = ("plain", "usual")
     """Engines of the graph as exported, of each backend's usual rewrites, of all that compete."""
     min_rounds: Annotated[int, Field(ge=2, le=10_000)] = 7
     max_rounds: Annotated[int, Field(ge=2, le=10_000)] = 40
+    busy_cores: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Processes that turn beside every race, each on some core: how do contenders bear a machine with other work?"""
     budget_s: Budget = 30.0
     """Seconds of racing per cell; the least number of rounds is run even so, and more while a median is unsteady."""
     listen: str = "sung"
@@ -83,7 +93,7 @@ class Recipe(_Strict):
     listen_s: Annotated[float, Field(gt=0, le=60)] = 3.0
     judge: bool = True
     """Ask the slow ear-like metrics too."""
-    gate_db: dict[Literal["fp32", "tf32", "fp16", "bf16"], float] = {}
+    gate_db: dict[Literal["fp32", "tf32", "fp16", "bf16", "mixed"], float] = {}
     max_spread: Annotated[float, Field(gt=0)] = 0.15
     peak_slack: Annotated[float, Field(ge=0)] = 0.1
 
@@ -95,13 +105,19 @@ class Recipe(_Strict):
 
     @property
     def rules(self) -> Rules:
-        return Rules(gate_db={**GATES_DB, **self.gate_db}, max_spread=self.max_spread, peak_slack=self.peak_slack)
+        return Rules(gate_db={**GATES_DB, **self.gate_db}, max_spread=self.spread, peak_slack=self.peak_slack)
+
+    @property
+    def spread(self) -> float:
+        """How far a median may be unknown: beside busy cores no time is steady."""
+        return max(self.max_spread, BUSY_SPREAD) if self.busy_cores else self.max_spread
 
     def pace(self, case: NetworkCase) -> Pace:
-        return Pace(self.min_rounds, self.max_rounds, case.budget_s or self.budget_s, max_spread=self.max_spread)
+        return Pace(self.min_rounds, self.max_rounds, case.budget_s or self.budget_s, max_spread=self.spread)
 
-    def precisions_on(self, device: str, case: NetworkCase) -> list[str]:
-        asked = case.precisions or self.precisions
+    def precisions_on(self, device: str, case: NetworkCase, contender: str = "") -> list[str]:
+        """Those asked for, in a network's race; or of one contender in it."""
+        asked = case.precisions or self.precisions_of.get(contender) or self.precisions
         usual = ("fp32",) if device == "cpu" else ("fp32", "tf32", "fp16")
         return list(dict.fromkeys(p for name in asked for p in (usual if name == "auto" else (name,))))
 

@@ -204,6 +204,25 @@ class LeftOut(Record):
     reason: str
 
 
+Reached = Literal["moonshot", "stretch", "floor", "missed", "not measured"]
+
+
+class GoalResult(Record):
+    """A goal of the recipe, and the best valid row that counts towards it."""
+
+    network: str
+    shape: str
+    asked: str
+    """Floor, stretch and moonshot, in words."""
+    value: float | None = None
+    row: str = ""
+    quality: str = ""
+    """Of that row, in words."""
+    reached: Reached
+    reason: str = ""
+    """Why it is not measured, or what is faster but not good enough."""
+
+
 class Peaks(Record):
     """What this machine reached in this run, the best of probes made between the cells."""
 
@@ -237,6 +256,8 @@ class Provenance(Record):
     memory_bytes: int | None = None
     load: tuple[float, ...] = ()
     """Load average of the machine when the run began."""
+    busy_cores: int = 0
+    """Kept busy on purpose by other processes while contenders raced: such times say nothing of a quiet machine."""
     gpus: tuple[str, ...] = ()
     packages: dict[str, str] = {}
 
@@ -266,6 +287,7 @@ class Report(Record):
     networks: tuple[Network, ...]
     cells: tuple[Cell, ...]
     left_out: tuple[LeftOut, ...] = ()
+    goals: tuple[GoalResult, ...] = ()
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 

@@ -73,7 +73,7 @@ def _row(raced: RacedCell, entry: Entry, probes: Probes, rules: Rules) -> Row:
     )
     if reason or latency is None:
         return plain
-    return plain.model_copy(update=_rates(raced, entry, latency, gflop, probes))
+    return plain.model_copy(update=_rates(raced, entry, latency, probes))
 
 
 def _waveform(lap: Lap) -> Waveform | None:
@@ -83,8 +83,9 @@ def _waveform(lap: Lap) -> Waveform | None:
     return Waveform(mse=found.mse, mae=found.mae, max=found.max, snr_db=found.snr_db)
 
 
-def _rates(raced: RacedCell, entry: Entry, latency: Latency, gflop: float, probes: Probes) -> dict[str, object]:
-    seconds = latency.median_s
+def _rates(raced: RacedCell, entry: Entry, latency: Latency, probes: Probes) -> dict[str, object]:
+    """Operations are those of the plain algorithm, whoever needs fewer: the same work for all."""
+    seconds, gflop = latency.median_s, raced.cost.gflop
     peak = probes.gflops.get(entry.precision, probes.gflops["fp32"])
     roof = probes.highest(entry.precision)
     width = 2 if entry.precision in HALVES else 4

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import torch
 
-from trt_svc.bench.contenders.base import Track
+from trt_svc.bench.busy import busy_cores, check_busy_cores
+from trt_svc.bench.contenders.base import Track, contenders
 from trt_svc.bench.cost import cost_of
 from trt_svc.bench.energy import joules_per_call
 from trt_svc.bench.entries import REFERENCE, Entry, bare, close, entries_of, open_entry, starters_of, track_for
+from trt_svc.bench.goals import Goal, judged
 from trt_svc.bench.listen import described, listened
 from trt_svc.bench.peaks import TYPES, Probes, finish
 from trt_svc.bench.provenance import provenance
 from trt_svc.bench.race import Entrant, Inputs, race
 from trt_svc.bench.recipe import NetworkCase, Recipe
-from trt_svc.bench.report import REPORT, LeftOut, Network, Provenance, Report, write_report
+from trt_svc.bench.report import REPORT, Cell, GoalResult, LeftOut, Network, Provenance, Report, write_report
 from trt_svc.bench.rows import RacedCell, cell_of
 from trt_svc.bench.subjects import Subject, name_of, opened_subject, place_of, recording_named
 from trt_svc.errors import BackendUnavailable, InputError, OutputError, TrtSvcError
@@ -38,7 +40,8 @@ def run_recipe(recipe: Recipe, folder: Path, command: str = "", progress: Progre
     check(recipe)
     device = device_for(recipe)
     writable_folder(folder)
-    run = _Run(recipe, folder, device, provenance(command), progress or Quiet())
+    origin = provenance(command).model_copy(update={"busy_cores": recipe.busy_cores})
+    run = _Run(recipe, folder, device, origin, progress or Quiet())
     failed: TrtSvcError | None = None
     try:
         for case in recipe.networks:
@@ -61,6 +64,9 @@ def run_recipe(recipe: Recipe, folder: Path, command: str = "", progress: Progre
 def check(recipe: Recipe) -> None:
     """Refuses at once what would end the race an hour later."""
     recording_named(recipe.listen)
+    check_busy_cores(recipe.busy_cores)
+    for name in (*recipe.ours, *recipe.precisions_of):
+        contenders.get(name)
     seen: set[str] = set()
     for case in recipe.networks:
         place = place_of(case.network)
@@ -90,6 +96,8 @@ class _Run:
     networks: list[Network] = field(default_factory=list)
     cells: list[RacedCell] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    goals: list[tuple[str, tuple[Goal, ...]]] = field(default_factory=list)
+    """By network."""
     stopped: bool = False
 
     def __post_init__(self) -> None:
@@ -111,6 +119,7 @@ class _Run:
             track = track_for(subject, [*frames, heard], [1, *case.batches], self.device)
             entries = self._opened(case, subject, track, min(frames))
             self.networks.append(described(subject, recording))
+            self.goals.append((subject.name, case.goals))
             try:
                 for batch in case.batches:
                     for length in frames:
@@ -128,6 +137,7 @@ class _Run:
     def report(self) -> Report:
         """Everything so far."""
         raced = {cell.network for cell in self.cells}
+        cells = tuple(cell_of(cell, self.probes, self.recipe.rules) for cell in self.cells)
         return Report(
             recipe=self.recipe.name,
             about=self.recipe.about,
@@ -137,9 +147,16 @@ class _Run:
             took_s=time.perf_counter() - self._started,
             stopped=self.stopped,
             networks=tuple(network for network in self.networks if network.name in raced),
-            cells=tuple(cell_of(cell, self.probes, self.recipe.rules) for cell in self.cells),
+            cells=cells,
             left_out=tuple(dict.fromkeys(self.left_out)),
+            goals=()
+            if self.recipe.busy_cores
+            else tuple(result for name, goals in self.goals for result in self._judged(name, goals, cells)),
         )
+
+    def _judged(self, name: str, goals: tuple[Goal, ...], cells: tuple[Cell, ...]) -> tuple[GoalResult, ...]:
+        own = [cell for cell in cells if cell.network == name]
+        return judged(goals, name, own, self.recipe.ours, self.provenance.gpus)
 
     def _opened(self, case: NetworkCase, subject: Subject, track: Track, frames: int) -> list[Entry]:
         starters = starters_of(self.recipe, case, self.device)
@@ -157,7 +174,8 @@ class _Run:
         self.probes.look()
         inputs = subject.inputs(batch, frames)
         entrants = dict(_running(entries))
-        laps = race(entrants, REFERENCE, inputs, self.recipe.pace(case), seen=self.progress.step)
+        with busy_cores(self.recipe.busy_cores):
+            laps = race(entrants, REFERENCE, inputs, self.recipe.pace(case), seen=self.progress.step)
         cost = cost_of(net, batch, frames)
         return RacedCell(
             network=subject.name,

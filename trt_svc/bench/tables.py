@@ -220,6 +220,29 @@ def _line(row: Row, speed: Sequence[_Column], notes: Notes, fastest: bool) -> Li
     return Line(name, tuple(column.entry(row, notes) for column in speed) + quality, fastest=fastest)
 
 
+# Goals.
+
+
+def goals_table(report: Report) -> Table:
+    """What the recipe asks for, and the best valid row."""
+    names = ("shape", "floor / stretch / moonshot", "best", "by", "quality", "reached")
+    lines = tuple(
+        Line(
+            clean(goal.network),
+            (
+                Entry(goal.shape),
+                Entry(clean(goal.asked)),
+                Entry(three(goal.value)),
+                Entry(clean(goal.row) or MISSING),
+                Entry(goal.quality or MISSING),
+                Entry(goal.reached, f"({clean(goal.reason)})" if goal.reason else ""),
+            ),
+        )
+        for goal in report.goals
+    )
+    return Table(tuple(Heading(name) for name in names), lines)
+
+
 # Listening and opening, a line per contender.
 
 

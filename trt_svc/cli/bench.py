@@ -85,6 +85,14 @@ def command(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.", show_default=False)] = None,
     rounds: Annotated[int | None, typer.Option(min=2, help="So many rounds, however long they take.")] = None,
     budget: Annotated[float | None, typer.Option(min=0.1, help="Seconds of racing per cell. \\[default: 30]")] = None,
+    busy: Annotated[
+        int | None,
+        typer.Option(
+            "--busy-cores",
+            min=0,
+            help="Keep so many cores busy while contenders race; no speeds come of it. \\[default: 0]",
+        ),
+    ] = None,
     listen: Annotated[
         str | None,
         typer.Option(help="Recording for the ear-like metrics: sung, spoken, or a file.", show_default=False),
@@ -123,6 +131,7 @@ def command(
             "min_rounds": rounds,
             "max_rounds": rounds,
             "budget_s": budget,
+            "busy_cores": busy,
             "listen": listen,
             "judge": None if judge else False,
         }

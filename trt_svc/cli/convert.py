@@ -9,7 +9,10 @@ import typer
 from trt_svc import __version__
 from trt_svc.cli import convert_options as options
 from trt_svc.cli.console import USER_ERROR, JsonFlag, print_json, reported
+from trt_svc.cli.convert_words import UpstreamWords
 from trt_svc.cli.stages import shown_stages
+
+SETTINGS = {"cls": UpstreamWords}
 
 
 def command(

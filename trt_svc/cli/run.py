@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trt_svc.dropin.script import Script
     from trt_svc.dropin.watching import Watch
 
-SCRIPT_LAST = {"allow_interspersed_args": False, "ignore_unknown_options": True}
+SETTINGS = {"context_settings": {"allow_interspersed_args": False, "ignore_unknown_options": True}}
 """Options behind the script's name are the script's; `-m` may come without `--` before it."""
 
 

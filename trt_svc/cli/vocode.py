@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from trt_svc.cli.console import (
     ConfigOption,
@@ -49,10 +48,13 @@ def command(
     with reported(as_json):
         from trt_svc.copysynthesis import vocode_file
         from trt_svc.loading import load_vocoder
+        from trt_svc.milestones import milestones, reached
 
+        reached("imports")
         with shown_stages(quiet=as_json) as progress:
             progress.stage("loading the vocoder")
             vocoder = load_vocoder(model, config, family, source, backend, device)
+            reached("vocoder open")
             made = vocode_file(vocoder, recording, output, key, f0, keep_formants, seed, progress)
         if as_json:
             print_json(
@@ -60,11 +62,14 @@ def command(
                     **made.__dict__,
                     "output": str(made.output),
                     "rtf": made.rtf,
+                    "reached_s": milestones(),
                     "backend": vocoder.backend,
                     "device": vocoder.device,
                 }
             )
             return
+        from rich.table import Table
+
         grid = Table("written", "audio", "analysis", "vocoder", "real-time factor", "backend")
         grid.add_row(
             escape(made.output),

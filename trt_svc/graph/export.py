@@ -10,6 +10,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+from trt_svc.graph.custom import functions_of, opsets_of
 from trt_svc.graph.model import Graph, GraphInput, with_metadata
 from trt_svc.graph.traced import BF16_OPSET, IR_VERSION, ONNX_TYPES, OPSET, Traced, Tracer, trace
 
@@ -33,7 +34,11 @@ def export(
     has_bf16 = any(tensor.data_type == TensorProto.BFLOAT16 for tensor in constants)
     opset = BF16_OPSET if has_bf16 else OPSET
     model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION, producer_name="trt_svc"
+        graph,
+        functions=functions_of(nodes, opset),
+        opset_imports=opsets_of(nodes, opset),
+        ir_version=IR_VERSION,
+        producer_name="trt_svc",
     )
     described = {
         **metadata,

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx
-from onnx import TensorProto, helper
+if TYPE_CHECKING:  # every backend knows graphs, but who opens a stored engine has none to read
+    import onnx
 
 METADATA_KEY = "trt_svc"
-HALF_TYPES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+FLOAT, FLOAT16, BFLOAT16 = 1, 10, 16
+"""Element types as ONNX numbers them."""
+HALF_TYPES = {FLOAT16, BFLOAT16}
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Graph:
 
     def sha256(self) -> str:
         """Hash of everything that is computed, constants included, and of all metadata but our version."""
-        bare = onnx.ModelProto()
+        bare = type(self.model)()
         bare.CopyFrom(self.model)
         del bare.metadata_props[:]
         said = {name: value for name, value in self.metadata.items() if name != METADATA_KEY}
@@ -75,7 +77,7 @@ class Graph:
             return name
 
         for node in self.model.graph.node:
-            if node.op_type == "Cast" or types.get(node.output[0]) != TensorProto.FLOAT:
+            if node.op_type == "Cast" or types.get(node.output[0]) != FLOAT:
                 continue
             island[node.output[0]] = node.output[0]
             for source in node.input:
@@ -93,7 +95,9 @@ class Graph:
 
 def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
     """Element type of every tensor."""
-    inferred = onnx.shape_inference.infer_shapes(model)
+    from onnx import shape_inference
+
+    inferred = shape_inference.infer_shapes(model)
     values = [*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info]
     types = {value.name: value.type.tensor_type.elem_type for value in values}
     return types | {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -101,6 +105,8 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
 
 def with_metadata(model: onnx.ModelProto, metadata: Mapping[str, Any]) -> None:
     """Stores the metadata inside the model."""
+    from onnx import helper
+
     helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
 
 
@@ -115,6 +121,8 @@ def metadata_of(model: onnx.ModelProto) -> dict[str, Any]:
 
 def load_graph(path: Path) -> Graph:
     """A graph written by `Graph.to_bytes`."""
+    import onnx
+
     model = onnx.load(str(path))
     metadata = metadata_of(model)
     inputs = tuple(GraphInput(i["name"], i["channels"], Fraction(i["per_frame"])) for i in metadata.get("inputs", ()))

@@ -21,7 +21,7 @@ from trt_svc.build_config import BuildConfig, Precision, ShapeRange
 from trt_svc.cache import EngineCache
 from trt_svc.difference import Difference, difference, worst
 from trt_svc.engine_key import BUILD_REVISION, EngineKey, canonical, engine_key
-from trt_svc.errors import BuildCancelled, ConfigError, QualityError, TrtSvcError, shown
+from trt_svc.errors import BuildCancelled, ConfigError, QualityError, TrtSvcError, UnsupportedOperator, shown
 from trt_svc.graph.check import cpu_session
 from trt_svc.graph.mixed import product_layers
 from trt_svc.graph.model import Graph
@@ -64,7 +64,9 @@ class StageBuilder:
             known = self._cache.recall(request) if request["machine"] else None
             if known is not None:
                 return _checked(Engine(known, True), stage, wanted)
-            made = self._fastest(stage, wanted) if wanted.backend == "auto" else self._of_backend(stage, wanted)
+            made = (
+                self._fastest(stage, wanted) if wanted.backend == "auto" else self._of_backend_or_other(stage, wanted)
+            )
             if request["machine"]:  # what runs best, and whether it runs, is only known of a machine that can be told
                 self._cache.remember(request, made.key)
             return made
@@ -104,6 +106,18 @@ class StageBuilder:
 
     # One backend.
 
+    def _of_backend_or_other(self, stage: StageNet, config: BuildConfig) -> Engine:
+        """By the other backend that one names for networks it has no kernels for."""
+        try:
+            return self._of_backend(stage, config)
+        except UnsupportedOperator as err:
+            other = backends.get(config.backend).stand_in
+            if not other:
+                raise
+            log.info("%s: built for %s: %s", stage.name, other, err.found)
+            plain = replace(config.precision, name="fp32")
+            return self._of_backend(stage, replace(config, backend=other, precision=plain))
+
     def _of_backend(self, stage: StageNet, config: BuildConfig) -> Engine:
         started = time.perf_counter()
         candidate = self._candidate(stage, config)
@@ -117,9 +131,10 @@ class StageBuilder:
         self._progress.stage(f"{stage.name}: writing the graph")
         backend = usable_backend(config.backend)
         stage = _form_for(stage, backend)
-        if config.precision.name == "mixed" and set(config.precision.protected) <= set(stage.float32):
+        precision = backend.graph_precision(config)
+        if precision.name == "mixed" and set(config.precision.protected) <= set(stage.float32):
             config = self._with_protection(stage, config, backend)
-        graph = graph_of(stage, config.precision)
+        graph = graph_of(stage, backend.graph_precision(config))
         key = engine_key(weights_sha256(stage.module), graph.sha256(), config, backend.identity(config))
         return _Candidate(backend, config, graph, key)
 
@@ -188,7 +203,8 @@ class StageBuilder:
                 raise
             except Exception as err:  # whatever is wrong with one backend must not stop the others
                 out[settled.backend] = _said(err)
-                log.warning("%s: %s is out: %s", stage.name, settled.backend, out[settled.backend])
+                level = logging.INFO if isinstance(err, UnsupportedOperator) else logging.WARNING
+                log.log(level, "%s: %s is out: %s", stage.name, settled.backend, out[settled.backend])
             else:
                 runs[settled.backend] = lambda run=run: run(inputs)  # type: ignore[misc]
                 made[settled.backend] = candidate, built

@@ -25,7 +25,7 @@ from trt_svc.types import Array
 
 AUTO = "auto"
 UNGATED_DB = -1e9
-"""The suite has its own gate, and a row that fails it says by how much."""
+"""The suite has its own gate, and a row that fails it says by how much. A mixed engine is made to pass its gate."""
 
 
 class EngineEntrant(Entrant):
@@ -46,6 +46,9 @@ class EngineEntrant(Entrant):
 
     def audio(self, made: Any) -> Array:
         return made.float().cpu().numpy().copy() if is_tensor(made) else super().audio(made)
+
+    def gflop(self, plain: float) -> float:
+        return plain * float(getattr(self._runner, "share_of_products", 1.0))
 
     def close(self) -> None:
         self._runner = None
@@ -76,12 +79,15 @@ class EngineContender(Contender):
     def forms(self, subject: Subject, wanted: Sequence[str]) -> list[Forms]:
         plain: Forms = ()
         sets: list[Forms] = []
-        if "plain" in wanted:
+        if "plain" in wanted and self._backend.takes_plain:
             sets.append(plain)
-        if "usual" in wanted:
+        if "usual" in wanted or not (sets or self._backend.takes_plain):
             sets.append(default_rewrites(self._backend, subject.net))
         if "all" in wanted:
-            sets += [plain, *competing_forms(self._backend, subject.net, BuildConfig(self.name))]
+            sets += [
+                *([plain] if self._backend.takes_plain else []),
+                *competing_forms(self._backend, subject.net, BuildConfig(self.name)),
+            ]
         return list(dict.fromkeys(sets))
 
     def prepare(self, subject: Subject, track: Track, precision: str, forms: Forms) -> Callable[[], Opened]:
@@ -92,7 +98,7 @@ class Auto(Contender):
     """What `backend="auto"` chooses on this machine."""
 
     name = AUTO
-    precisions = ("fp32", "fp16")
+    precisions = ("fp32", "fp16", "mixed")
 
     def why_not(self, device: str, precision: str) -> str:
         choices = [kind for name, kind in backends if name != "torch" and kind.needs_gpu == (device != "cpu")]
@@ -112,7 +118,7 @@ def _prepared(subject: Subject, track: Track, backend: str, precision: str, form
         frames=_ranges(subject, track, backend),
         batch=track.batch,
         rewrites=forms,
-        gate_db=None if backend == AUTO else UNGATED_DB,
+        gate_db=None if backend == AUTO or precision == "mixed" else UNGATED_DB,
     )
     started = time.perf_counter()
     engine = build_engine(subject.checkpoint or subject.net, settings, cache=subject.cache)

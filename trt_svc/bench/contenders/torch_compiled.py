@@ -67,5 +67,13 @@ class TorchCompileGraphs(TorchCompile):
         return "CUDA graphs need a GPU" if device == "cpu" else super().why_not(device, precision)
 
 
+class TorchCompileReduceOverhead(TorchCompileGraphs):
+    """The graphs without the tuning: what people turn on first, and what starts sooner."""
+
+    name = "torch-compile-reduce-overhead"
+    mode = "reduce-overhead"
+
+
 contenders.register("torch-compile")(TorchCompile())
 contenders.register("torch-compile-cuda-graphs")(TorchCompileGraphs())
+contenders.register("torch-compile-reduce-overhead")(TorchCompileReduceOverhead())

@@ -20,6 +20,8 @@ class Rewrite(ABC):
     name: ClassVar[str]
     excludes: ClassVar[tuple[str, ...]] = ()
     """Other forms of the same thing."""
+    needs_plugin: ClassVar[bool] = False
+    """Is it only for runtimes that take kernels of ours?"""
 
     @abstractmethod
     def applies(self, net: VocoderNet) -> bool:

@@ -91,7 +91,7 @@ class SlicePhases(TwoPhaseSnake):
 @rewrites.register("two-phase-conv")
 class TwoPhaseConv(Rewrite):
     name = "two-phase-conv"
-    excludes: ClassVar[tuple[str, ...]] = ("two-phase-slices",)
+    excludes: ClassVar[tuple[str, ...]] = ("two-phase-slices", "plugin-snake")
 
     def applies(self, net: VocoderNet) -> bool:
         return any(type(m) is AntiAliasedSnake for m in net.modules())
@@ -103,7 +103,7 @@ class TwoPhaseConv(Rewrite):
 @rewrites.register("two-phase-slices")
 class TwoPhaseSlices(TwoPhaseConv):
     name = "two-phase-slices"
-    excludes: ClassVar[tuple[str, ...]] = ("two-phase-conv",)
+    excludes: ClassVar[tuple[str, ...]] = ("two-phase-conv", "plugin-snake")
 
     def apply(self, net: VocoderNet) -> None:
         replace_modules(net, AntiAliasedSnake, SlicePhases)
