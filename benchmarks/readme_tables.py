@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
+from benchmarks import performance_tables as performance
 from benchmarks.hosts import table as hosts
+from benchmarks.performance_tables import best, grid_of, origin
 from benchmarks.song_report import Run, SongReport
 from trt_svc.bench import words
 from trt_svc.bench.report import Cell, Report, Row, read_report
@@ -18,39 +20,56 @@ from trt_svc.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "benchmarks" / "reports"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "hosts" / "index.md")
+DOCS = ROOT / "docs"
+PAGES = (ROOT / "README.md", DOCS / "benchmarks.md", DOCS / "performance.md", DOCS / "hosts" / "index.md")
 MARKS = re.compile(r"(<!-- table (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-README_CELLS = {
-    "demo": 500,
-    "hifigan_v1": 500,
-    "gptsovits_v4": 500,
-    "nsf_hifigan_44k": 861,
-    "bigvgan_v2_24khz_100band_256x": 468,
-    "waveglow_256": 443,
-}
-"""One shape per network for the README; all of them are in docs/benchmarks.md."""
+README_NETWORKS = (
+    "demo", "hifigan_v1", "gptsovits_v4", "nsf_hifigan_44k", "bigvgan_v2_24khz_100band_256x", "waveglow_256",
+)  # fmt: skip
+README_SECONDS = 10
+"""The length nearest to this stands for a network; all are in docs/benchmarks.md."""
 HEADINGS = (
     "network", "shape", "audio", "torch eager", "fastest here", "x upstream [95 %]", "RTF", "% of peak", "SNR", "MAE",
 )  # fmt: skip
 
 
 def reports() -> list[Report]:
-    """The committed ones, quick first; times beside busy cores are no speeds."""
+    """Those with tables of speed, quick first; what has a table of its own in docs/performance.md is left out."""
     paths = sorted(REPORTS.glob("*/report.json"), key=lambda p: (p.parent.name != "quick", p))
-    return [report for report in map(read_report, paths) if not report.provenance.busy_cores]
+    found = [read_report(path) for path in paths if path.parent != performance.GRID]
+    return [report for report in found if not report.provenance.busy_cores]
+
+
+def readme_cells() -> list[tuple[Report, Cell]]:
+    """One shape per network, of the newest report that has it; raises where a network is in none."""
+    newest = sorted(reports(), key=lambda report: report.provenance.created, reverse=True)
+    found = [_stands_for(name, newest) for name in README_NETWORKS]
+    absent = [name for name, cell in zip(README_NETWORKS, found, strict=True) if cell is None]
+    if absent:
+        raise InputError(
+            "the table of the README",
+            f"no report has {', '.join(absent)}.",
+            "Run the recipes, or change README_NETWORKS.",
+        )
+    return [cell for cell in found if cell is not None]
+
+
+def _stands_for(network: str, newest: Sequence[Report]) -> tuple[Report, Cell] | None:
+    for report in newest:
+        cells = [cell for cell in report.cells if (cell.network, cell.batch) == (network, 1) and _upstream(cell)]
+        if cells:
+            return report, min(cells, key=lambda cell: abs(cell.audio_s - README_SECONDS))
+    return None
+
+
+def _upstream(cell: Cell) -> Row | None:
+    """Upstream's row, where it is valid."""
+    return next((row for row in words.measured(cell) if words.is_upstream(row)), None)
 
 
 def speed() -> str:
-    """One shape per network; raises where one of them is in no report, rather than leaving it out."""
-    cells = [cell for report in reports() for cell in report.cells if cell.batch == 1]
-    found = [cell for cell in cells if README_CELLS.get(cell.network) == cell.frames]
-    absent = README_CELLS.keys() - {cell.network for cell in found}
-    if absent:
-        shapes = ", ".join(f"{name} with {README_CELLS[name]} frames" for name in sorted(absent))
-        raise InputError(
-            "the table of the README", f"no report has {shapes}.", "Run the recipes, or change README_CELLS."
-        )
-    return _table([_line(cell) for cell in found])
+    """A line per network, in float32."""
+    return grid_of(HEADINGS, [_line(cell, ("fp32",)) for _, cell in readme_cells()])
 
 
 def all_cells() -> str:
@@ -62,29 +81,29 @@ def all_cells() -> str:
             "",
             report.about,
             "",
-            _table([_line(cell) for cell in report.cells]),
+            grid_of(HEADINGS, [_line(cell) for cell in report.cells]),
             "",
-            _origin(report),
+            origin(report),
             "",
         ]
     return "\n".join(parts).rstrip() + "\n"
 
 
 def all_rows() -> str:
-    """Every contender in every cell, against upstream."""
-    labels = list(dict.fromkeys(row.label for report in reports() for cell in report.cells for row in cell.rows))
-    lines = ["| network | shape | " + " | ".join(labels) + " |", "|---" * (2 + len(labels)) + "|"]
-    for report in reports():
-        for cell in report.cells:
-            rows = {row.label: row for row in cell.rows}
-            entries = [_against_upstream(rows.get(label)) for label in labels]
-            lines.append(f"| {cell.network} | {words.shape(cell.frames, cell.batch)} | {' | '.join(entries)} |")
-    return "\n".join(lines) + "\n"
+    """Every contender in every cell, in the fastest of its forms, against upstream."""
+    rows = [row for report in reports() for cell in report.cells for row in cell.rows]
+    kinds = list(dict.fromkeys((row.contender, row.precision) for row in rows))
+    lines = [
+        [cell.network, words.shape(cell.frames, cell.batch), *(_against_upstream(best(cell, *kind)) for kind in kinds)]
+        for report in reports()
+        for cell in report.cells
+    ]
+    return grid_of(("network", "shape", *(" ".join(kind) for kind in kinds)), lines)
 
 
 def machine() -> str:
     """Where the README's figures come from."""
-    return "\n".join(f"- {line}" for line in dict.fromkeys(_origin(report) for report in reports())) + "\n"
+    return "\n".join(f"- {line}" for line in dict.fromkeys(origin(report) for report, _ in readme_cells())) + "\n"
 
 
 def song() -> str:
@@ -117,6 +136,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "song": song,
     "host-checks": hosts.checks,
     "host-speed": hosts.speed,
+    "forms": performance.forms,
+    "in-float32": performance.in_float32,
+    "in-mixed": performance.in_mixed,
+    "roofline": performance.roofline,
+    "loaded": performance.loaded,
+    "everywhere": performance.everywhere,
+    "by-length": performance.by_length,
+    "cold-start": performance.cold_start,
 }
 
 
@@ -129,14 +156,11 @@ def with_tables(text: str) -> str:
     return MARKS.sub(replaced, text)
 
 
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    rows = ["| " + " | ".join(HEADINGS) + " |", "|---" * len(HEADINGS) + "|"]
-    return "\n".join([*rows, *("| " + " | ".join(line) + " |" for line in lines)]) + "\n"
-
-
-def _line(cell: Cell) -> list[str]:
-    fastest, upstream = words.fastest(cell), [row for row in words.measured(cell) if words.is_upstream(row)]
-    eager = f"{words.milliseconds(words.median_s(upstream[0]))} ms" if upstream else words.MISSING
+def _line(cell: Cell, precisions: Collection[str] = ()) -> list[str]:
+    """The fastest, of these precisions only where some are named."""
+    rows = [row for row in words.measured(cell) if not precisions or row.precision in precisions]
+    fastest, upstream = min(rows, key=words.median_s, default=None), _upstream(cell)
+    eager = f"{words.milliseconds(words.median_s(upstream))} ms" if upstream else words.MISSING
     start = [cell.network, words.shape(cell.frames, cell.batch), f"{words.three(cell.audio_s)} s", eager]
     return [*start, *(_best(fastest) if fastest else [words.REFUSED, *[words.MISSING] * 5])]
 
@@ -163,19 +187,6 @@ def _against_upstream(row: Row | None) -> str:
     if row.over_upstream is None:
         return f"{'1' if words.is_upstream(row) else words.MISSING}{chosen}"
     return f"{words.times(row.over_upstream)}{chosen}"
-
-
-def _origin(report: Report) -> str:
-    origin = report.provenance
-    packages = ", ".join(
-        f"{name} {origin.packages[name]}" for name in ("torch", "onnxruntime", "openvino") if name in origin.packages
-    )
-    commit = f"commit {origin.commit[:12]}" if origin.commit else "no commit"
-    return (
-        f"`{report.recipe}`: {words.moment(origin.created)}, {origin.cpu}, {origin.cores} cores, {packages}, {commit}; "
-        f"peaks {words.three(report.peaks.gflops['fp32'])} GFLOP/s (matrix products), "
-        f"{words.three(report.peaks.copy_gb_per_s)} GB/s (copying)"
-    )
 
 
 def pages() -> Iterator[tuple[Path, str, str]]:
