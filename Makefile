@@ -111,7 +111,7 @@ host-speed: hosts-setup ## their vocoders at full size, before and after: benchm
 native: setup          ## compiles the CPU kernels for every kind of machine: trt_svc/assets/native (minutes the first time)
 	$(BIN)/python -m trt_svc.native.ship
 
-readme-tables: setup   ## the tables of README.md, docs/benchmarks.md and docs/hosts/index.md from benchmarks/reports
+readme-tables: setup   ## the tables of README.md and of pages in docs from benchmarks/reports
 	$(BIN)/python -m benchmarks.readme_tables
 
 gpu-validation: setup  ## every check that needs a GPU; says "skipped" where there is none

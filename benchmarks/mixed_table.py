@@ -163,7 +163,7 @@ HEAD = """
 
 Written by `python -m benchmarks.mixed_table`, which `make precision` only copies.
 
-`precision="mixed"` is for CPUs with AVX512-BF16 or AMX, by OpenVINO. Convolutions and matrix products of chosen layers
+`precision="mixed"` by OpenVINO is for CPUs with AVX512-BF16 or AMX. Convolutions and matrix products of chosen layers
 multiply in bfloat16 and everything between them is float32: the types are written into the graph, and the plugin keeps
 to them (what it executed is asked of the compiled model in a test). Each layer is rounded alone on inputs like real
 ones; those with the most multiplications per noise are chosen until the gate's noise (53 dB) is used up, and the engine

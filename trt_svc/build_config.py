@@ -46,7 +46,8 @@ class Precision:
     """The type of the network's body and the layers that stay float32."""
 
     name: str = "fp32"
-    """auto: fp16 on GPUs, fp32 on CPUs, where half precision is slower. mixed: float32 but for products in bfloat16."""
+    """auto: fp16 on GPUs, fp32 on CPUs, where half precision is slower. mixed: float32 with
+    products in bfloat16 or, on the native backend, fewer of them."""
     protected: tuple[str, ...] = ()
     """Module names (shell patterns) kept in float32 beside the family's own. mixed: none means those measured."""
     allow_bf16: bool = False

@@ -75,6 +75,8 @@ class Backend(ABC):
     """Precisions that it computes in; in others it only keeps the weights and computes in float32."""
     one_profile: ClassVar[bool] = False
     """Does it take no more than one range of shapes?"""
+    gate_shapes_engines: ClassVar[bool] = False
+    """Is as much rounding allowed as the gate leaves room for?"""
     stand_in: ClassVar[str] = ""
     """The backend for stages of a voice that this one has no kernels for."""
     takes_plain: ClassVar[bool] = True

@@ -52,6 +52,7 @@ class Native(Backend):
     folds = ("fold-mean", "fold-snake", "two-phase-conv")
     competing_rewrites = ((),)
     takes_plain = False
+    gate_shapes_engines = True
     stand_in = "onnxruntime"
 
     def probe(self) -> Probe:
@@ -65,7 +66,8 @@ class Native(Backend):
         return Precision()
 
     def identity(self, config: BuildConfig) -> dict[str, str]:
-        return {"kernels": kernels_sha256(), "isa": isa(), "cpu": " ".join(processor())}
+        rounding = f"{config.min_snr_db + SPARE_DB:g}"
+        return {"kernels": kernels_sha256(), "isa": isa(), "cpu": " ".join(processor()), "rounding": rounding}
 
     def build(self, graph: Graph, config: BuildConfig, progress: Progress) -> Built:
         profile, most_points = config.profiles[0], MOST_POINTS[config.precision.name]

@@ -34,7 +34,7 @@ def command(
     backend: Annotated[str, typer.Option(help="What runs the vocoders: auto is the fastest here.")] = "auto",
     precision: Annotated[
         str,
-        typer.Option(help="fp16 (fp32 where a vocoder is on the CPU), fp32, or mixed (faster on CPUs, 54 dB)."),
+        typer.Option(help="fp16 (fp32 where a vocoder is on the CPU), fp32, or mixed (faster on CPUs, above 53 dB)."),
     ] = "fp16",
     min_snr: Annotated[
         float | None,

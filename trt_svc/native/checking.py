@@ -108,7 +108,8 @@ def _check_convolution(plan: Plan, step: Step) -> None:
         _check_weights(plan, step.bias, (step.out_channels,))
     from_audio, to_audio = (_is_mono(plan.tensors[view.tensor]) for view in (step.source, step.to))
     if to_audio:
-        _demand(not (up or step.adds or step.form or from_audio), "no kernel makes audio in this way")
+        whole = step.source.channel == 0 and plan.tensors[step.source.tensor].channels == step.in_channels
+        _demand(whole and not (up or step.adds or step.form or from_audio), "no kernel makes audio in this way")
     if step.form:
         _demand(step.form in FORMS and not from_audio and (up or step.stride == 1), "a form does not fit its step")
         _demand(0 < step.form.pieces(step.taps) <= MOST_PIECES, "a form does not fit its kernel")

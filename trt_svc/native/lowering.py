@@ -78,7 +78,7 @@ class _Lowering:
                 raise _refused(node, "it has no native form")
             writer(self, node)
         output = self._solid(self._graph.output[0].name)
-        if output.view.channel or output.channels != self._channels[output.view.tensor]:
+        if not self._is_whole(output):
             output = self._copy(output)
         numbers = dict(self._inputs)
         singles = {value.view.tensor for value in self._values.values() if value.single}
@@ -118,6 +118,10 @@ class _Lowering:
         made = self._pointwise(None, value, None, value.channels, post="leaky", slope=value.slope)
         self._values[name] = made
         return made
+
+    def _is_whole(self, value: _Value) -> bool:
+        """Is it all channels of its tensor?"""
+        return value.view.channel == 0 and value.channels == self._channels[value.view.tensor]
 
     def _copy(self, value: _Value) -> _Value:
         return self._pointwise(None, value, None, value.channels)
@@ -182,7 +186,8 @@ class _Lowering:
             self._step(node, replace(step, weight=weights, bias=biases))
             self._values[name] = made
             self._open[made.view.tensor] = name
-            if some == 1 and not up and source.view.tensor not in self._mono and self._is_audio(name):
+            from_channels = self._is_whole(source) and source.view.tensor not in self._mono
+            if some == 1 and not up and from_channels and self._is_audio(name):
                 self._mono.add(made.view.tensor)
 
     def _is_audio(self, name: str) -> bool:
@@ -304,7 +309,9 @@ class _Lowering:
         other = next((name for name in product.input if name != node.output[0]), "")
         for sigmoid in self._graph.node:
             if other in sigmoid.output and sigmoid.op_type == "Sigmoid" and self._only_reader(other) is product:
-                return (sigmoid, product) if sigmoid.input[0] in self._values else None
+                # A sigmoid that is computed already may have gone into the convolution that it follows.
+                ready = sigmoid.input[0] in self._values and other not in self._values
+                return (sigmoid, product) if ready else None
         return None
 
     def arithmetic(self, node: onnx.NodeProto) -> None:

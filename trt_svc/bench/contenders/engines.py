@@ -25,7 +25,7 @@ from trt_svc.types import Array
 
 AUTO = "auto"
 UNGATED_DB = -1e9
-"""The suite has its own gate, and a row that fails it says by how much. A mixed engine is made to pass its gate."""
+"""The suite has its own gate, and a row that fails it says by how much. Some engines are made to pass theirs."""
 
 
 class EngineEntrant(Entrant):
@@ -111,6 +111,7 @@ class Auto(Contender):
 
 
 def _prepared(subject: Subject, track: Track, backend: str, precision: str, forms: Forms) -> Callable[[], Opened]:
+    gated = backend == AUTO or precision == "mixed" or backends.get(backend).gate_shapes_engines
     settings = BuildConfig(
         backend,
         "cpu" if track.device == "cpu" else "auto",
@@ -118,7 +119,7 @@ def _prepared(subject: Subject, track: Track, backend: str, precision: str, form
         frames=_ranges(subject, track, backend),
         batch=track.batch,
         rewrites=forms,
-        gate_db=None if backend == AUTO or precision == "mixed" else UNGATED_DB,
+        gate_db=None if gated else UNGATED_DB,
     )
     started = time.perf_counter()
     engine = build_engine(subject.checkpoint or subject.net, settings, cache=subject.cache)
