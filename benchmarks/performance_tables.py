@@ -6,7 +6,7 @@ A report that is not there makes a table that says so; `benchmarks.readme_tables
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from trt_svc.native.plan import NO_VIEW, Step
 from trt_svc.native.toom_cook import FORMS, Form
 
 REPORTS = Path(__file__).parent / "reports"
-SPEED, BUSY, GRID = REPORTS / "speed", REPORTS / "busy", REPORTS / "grid"
+SPEEDS, BUSY, GRID = (REPORTS / "speed", REPORTS / "speed-large"), REPORTS / "busy", REPORTS / "grid"
 NOT_MEASURED = "Not measured yet.\n"
 OURS, AUTO = "native", "auto"
 KERNELS = (2, 3, 4, 5, 7, 11)
@@ -111,15 +111,20 @@ def in_mixed() -> str:
 
 
 def _against_all(precision: str) -> str:
-    report = _report(SPEED)
-    if report is None:
-        return NOT_MEASURED
     headings = (
         "network", "audio", "torch eager", "best other", f"native {precision}", "x upstream [95 %]",
         "x best other [95 %]", "% of peak", "SNR",
     )  # fmt: skip
-    table = grid_of(headings, [_cell_line(cell, precision) for cell in report.cells])
-    return f"{table}\n{origin(report)}\n"
+    return _each_speed(headings, lambda cell, report: _cell_line(cell, precision))
+
+
+def _each_speed(headings: Sequence[str], line: Callable[[Cell, Report], list[str]]) -> str:
+    """A table for every report of the speed recipe: it takes too long for one sitting."""
+    reports = [report for report in map(_report, SPEEDS) if report is not None]
+    tables = [
+        grid_of(headings, [line(cell, report) for cell in report.cells]) + f"\n{origin(report)}\n" for report in reports
+    ]
+    return "\n".join(tables) or NOT_MEASURED
 
 
 def best(cell: Cell, contender: str, precision: str) -> Row | None:
@@ -173,14 +178,11 @@ def _ratio(ratio: Ratio | None, asked: Asked) -> str:
 
 def roofline() -> str:
     """Operations and bytes of every network, what they take at least, and how near everybody comes."""
-    report = _report(SPEED)
-    if report is None:
-        return NOT_MEASURED
     headings = (
         "network", "audio", "GFLOP", "GB", "FLOP per byte", "at least, by operations", "at least, by memory",
         "torch eager", "best other", "native fp32", "native mixed",
     )  # fmt: skip
-    return grid_of(headings, [_roof_line(cell, report) for cell in report.cells]) + f"\n{origin(report)}\n"
+    return _each_speed(headings, _roof_line)
 
 
 def _roof_line(cell: Cell, report: Report) -> list[str]:

@@ -133,7 +133,7 @@ def shipped_code_equals_tritons(note: Figures, device: str, name: str, precision
 
 def _by(way: launch.Way, kernel: Kernel, given: Sequence[Tensor]) -> Any:
     """Started in one way alone; skipped where that does not work."""
-    with mock.patch.object(launch, "start", partial(launch.start, way=way)):
+    with launch.only(way):
         try:
             return kernel.run(*given)
         except trt_svc.errors.BackendUnavailable as err:

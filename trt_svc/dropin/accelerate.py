@@ -39,8 +39,8 @@ def accelerate(
     obj: so-vits-svc's Svc, GPT-SoVITS's TTS, a Vocoder wrapper, a generator itself ...; see docs/hosts.
     backend: auto (the fastest here), or one that `trt-svc doctor` lists. precision: fp16 runs as fp32 where the
     module is on a CPU, which is slower in half precision; mixed is faster there, above 53 dB. build: all settings of
-    the engine at once. min_snr_db: lowest SNR against the host's own sound on its first call. progress: hears of the stages
-    of a build, which the log gets otherwise (level INFO).
+    the engine at once. min_snr_db: lowest SNR against the host's own sound on its first call. progress: hears of
+    the stages of a build, which the log gets otherwise (level INFO).
 
     The host's objects stay what they are; only the generators' forward is replaced. Whatever does not fit is left to
     the host, with one line why. Also a context manager; calling it twice changes nothing.
