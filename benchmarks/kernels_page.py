@@ -65,7 +65,8 @@ neighbouring samples of a row in its registers; the anti-aliased snake makes %(d
 
 The phase of the source at the start of every frame comes from the host (`trt_svc.phase`, a few numbers per frame), and
 its noise from the same random words by position (`trt_svc.noise`), so it is the host's source to 1e-5. Noise that the
-caller brings, and frames of odd lengths, stay with the host.
+caller brings, and frames of odd lengths, stay with the host. No session calls these kernels yet: all sources are made
+on the host, as before.
 """
 
 

@@ -18,6 +18,7 @@ from benchmarks import cold_start, linear_cost
 from benchmarks.own_checkpoint import checkpoint_for
 from tests.bench_reports import provenance
 from trt_svc import milestones
+from trt_svc.backends.base import backends
 from trt_svc.copysynthesis import in_equal_blocks
 from trt_svc.errors import InputError
 from trt_svc.loading import load_vocoder
@@ -50,9 +51,12 @@ def test_a_command_does_not_wait_for_the_others() -> None:
     assert not {"trt_svc.cli.bench", "trt_svc.cli.convert", "trt_svc.cli.doctor", "torch", "onnx"} & loaded
 
 
-def test_a_stored_engine_needs_neither_torch_nor_onnx(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["onnxruntime", "native"])
+def test_a_stored_engine_needs_neither_torch_nor_onnx(backend: str, tmp_path: Path) -> None:
+    if backend == "native" and not backends.get(backend)().probe().runs:
+        pytest.skip("the native kernels do not run here")
     soundfile.write(tmp_path / "in.wav", 0.1 * np.sin(np.arange(22050) / 20), 44100)
-    command = ["vocode", str(tmp_path / "in.wav"), "-o", str(tmp_path / "out.wav"), "--backend", "onnxruntime"]
+    command = ["vocode", str(tmp_path / "in.wav"), "-o", str(tmp_path / "out.wav"), "--backend", backend]
     code = (
         "import sys\nfrom trt_svc.cli.main import app\n"
         f"app({[*command, '--device', 'cpu', '--f0', '220', '--json']!r}, standalone_mode=False)\n"

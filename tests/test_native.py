@@ -30,7 +30,7 @@ from tests.nets import SMALL, healthy_small, inputs_of_any_length, short_config,
 from trt_svc.backends.base import backends
 from trt_svc.build_config import BuildConfig, Precision, ShapeRange
 from trt_svc.difference import difference
-from trt_svc.errors import BackendUnavailable, EngineError, InputError, UnsupportedOperator
+from trt_svc.errors import BackendUnavailable, EngineError, InputError, OutOfMemory, UnsupportedOperator
 from trt_svc.graph.check import reference_audio
 from trt_svc.graph.export import export
 from trt_svc.graph.model import GraphInput
@@ -284,6 +284,7 @@ MIXTURES: dict[str, Callable[..., Tensor]] = {
     "speaker gated": lambda net, x, g, s: torch.tanh(net.a(x)) * torch.sigmoid(net.speaker(g)),
     "speaker first": lambda net, x, g, s: net.speaker(g) * net.a(x),
     "gate": lambda net, x, g, s: net.b(torch.tanh(net.a(x)) * torch.sigmoid(net.b(x))),
+    "gate whose sigmoid comes first": lambda net, x, g, s: (lambda b: torch.tanh(net.a(x)) * b)(torch.sigmoid(net.b(x))),
     "gate of parts": lambda net, x, g, s: (lambda y: net.a(torch.tanh(y[:, :20]) * torch.sigmoid(y[:, 16:])))(net.wide(x)),
     "split": lambda net, x, g, s: (lambda y: net.a(y[0]) + y[1])(torch.split(torch.cat([x, net.b(x)], 1), [20, 20], 1)),
     "views of parts": lambda net, x, g, s: (lambda y: net.a(y[:, 3:23]) + y[:, 16:])(net.wide(x) * 2),
@@ -301,6 +302,7 @@ MIXTURES: dict[str, Callable[..., Tensor]] = {
     "clip": lambda net, x, g, s: torch.clamp(net.mono(x), -1.0, 1.0).squeeze(1),
     "tanh and clip": lambda net, x, g, s: torch.clamp(torch.tanh(net.mono(F.leaky_relu(x))) * 2, -1.0, 1.0).squeeze(1),
     "no end": lambda net, x, g, s: net.mono(x).squeeze(1),
+    "audio of a part": lambda net, x, g, s: net.mono((net.wide(x) * 2)[:, 3:23]).squeeze(1),
     "mono sum": lambda net, x, g, s: (net.mono(x) + s).squeeze(1),
     "upsampler cut": lambda net, x, g, s: net.a(net.up(x)[:, :, :-3]),
     "upsampler added": lambda net, x, g, s: net.up(x) + net.up(net.a(x)),
@@ -452,6 +454,15 @@ def test_wrong_inputs_are_refused() -> None:
     assert context.run({name: value[:0] for name, value in right.items()}).shape == (0, expected.shape[1])
 
 
+def test_more_than_memory_holds_is_told_as_that() -> None:
+    """A session then tries with less at once. No items, so that only the kernels' own memory is asked for."""
+    context, given = Context(network_of("hifigan"), 2), inputs_of("hifigan", 1, 7)
+    expected = context.run(given)
+    with pytest.raises(OutOfMemory):
+        context.run({name: np.empty((0, value.shape[1], 2**40), np.float32) for name, value in given.items()})
+    np.testing.assert_array_equal(context.run(given), expected)
+
+
 def test_parts_of_different_lengths_are_refused() -> None:
     joined = One(lambda layer, x: x)
     joined.forward = lambda x, s: torch.cat([x, s], 1)  # type: ignore[method-assign,assignment]
@@ -565,6 +576,14 @@ ALWAYS_WRONG: list[tuple[tuple[Any, ...], Any]] = [
     (("inputs", 0, 0), 3),
     (("tensors",), []),
 ]
+
+
+def test_a_plan_that_makes_audio_of_a_part_is_refused() -> None:
+    """That kernel reads whole rows."""
+    plan = native(Mixture(MIXTURES["audio of a part"]), SPECS, None)
+    tensors = tuple(replace(tensor, stride=1) if tensor.channels == 1 else tensor for tensor in plan.tensors)
+    with pytest.raises(EngineError, match="no kernel makes audio"):
+        opened(replace(plan, tensors=tensors))
 
 
 @pytest.mark.parametrize(("path", "value"), ALWAYS_WRONG, ids=[f"{p[-1]} {v!r:.20}" for p, v in ALWAYS_WRONG])

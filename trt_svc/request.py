@@ -111,9 +111,10 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
 
 
 def own_code() -> str:
-    """Fingerprint of this package's files, presets too: who edits them never gets yesterday's engine."""
+    """Fingerprint of this package's files, kernels and presets too: who edits them never gets yesterday's engine."""
     root = Path(__file__).parent
-    files = sorted([*root.rglob("*.py"), *config_folder().rglob("*.json")])
+    kernels = (root / "native" / "source").iterdir()
+    files = sorted([*root.rglob("*.py"), *kernels, *config_folder().rglob("*.json")])
     return sha256(canonical([[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]))
 
 

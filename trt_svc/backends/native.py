@@ -15,7 +15,6 @@ from trt_svc.graph.model import Graph
 from trt_svc.hardware import cpu_threads
 from trt_svc.native import forms
 from trt_svc.native.library import Contexts, Network, isa, kernels_sha256, library
-from trt_svc.native.lowering import lowered
 from trt_svc.native.plan import plan_from
 from trt_svc.native.toom_cook import FORMS
 from trt_svc.progress import Progress
@@ -70,6 +69,8 @@ class Native(Backend):
         return {"kernels": kernels_sha256(), "isa": isa(), "cpu": " ".join(processor()), "rounding": rounding}
 
     def build(self, graph: Graph, config: BuildConfig, progress: Progress) -> Built:
+        from trt_svc.native.lowering import lowered  # brings torch and onnx, which stored engines do without
+
         profile, most_points = config.profiles[0], MOST_POINTS[config.precision.name]
         frames = max(profile.frames.min, min(profile.frames.opt, MOST_FRAMES_TUNED))
         stopped = partial(_stop_if_cancelled, progress)

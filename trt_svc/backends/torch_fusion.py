@@ -139,7 +139,7 @@ def _alias_free(graph: Lookup) -> Iterator[Found]:
 def _has_filter(graph: Lookup, node: onnx.NodeProto) -> bool:
     """A depthwise half-band filter by two, without bias."""
     said, taps = _said(node), graph.value(node.input[1])
-    if taps is None or len(node.input) > 2 or said.get("strides") != [2] or said["group"] != taps.shape[0]:
+    if taps is None or len(node.input) > 2 or said.get("strides") != [2] or said.get("group", 1) != taps.shape[0]:
         return False
     plain = kaiser_lowpass().numpy()
     return taps.shape[1:] == (1, plain.size) and bool(np.array_equal(taps, np.broadcast_to(plain, taps.shape)))

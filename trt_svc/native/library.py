@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from trt_svc.errors import BackendUnavailable, EngineError, InputError
+from trt_svc.errors import BackendUnavailable, EngineError, InputError, OutOfMemory, TrtSvcError
 from trt_svc.native.checking import check
 from trt_svc.native.compiling import SOURCE, library_path, source_hash
 from trt_svc.native.plan import JOINTS, KINDS, NO_VIEW, POSTS, Plan, Step
 from trt_svc.types import Array
 
 ABI = 1
+NO_MEMORY = 1
 TROUBLES = {
-    1: "there is not enough memory",
     2: "the lengths of the inputs do not fit together",
     3: "the plan is not one of this version",
 }
@@ -101,9 +101,7 @@ class Network:
             tensors, len(tensors), steps, len(steps), plan.slots, inputs, len(inputs), plan.output, threads
         )
         if not self.handle:
-            raise EngineError(
-                "opening a native engine", f"{TROUBLES[1]}.", "Close other programs, or use a smaller one."
-            )
+            raise _no_memory("opening a native engine")
         _freed_with(self, self._library.trt_svc_network_free, self.handle)
 
 
@@ -115,9 +113,7 @@ class Context:
         self._library = network._library
         self._handle = self._library.trt_svc_context(network.handle, threads)
         if not self._handle:
-            raise EngineError(
-                "running a native engine", f"{TROUBLES[1]}.", "Close other programs, or use a smaller one."
-            )
+            raise _no_memory("running a native engine")
         _freed_with(self, self._library.trt_svc_context_free, self._handle)
 
     def run(self, inputs: Mapping[str, Array]) -> Array:
@@ -184,7 +180,13 @@ def _freed_with(owner: object, free: Callable[[int], None], handle: int) -> None
     weakref.finalize(owner, freed).atexit = False
 
 
-def _trouble(number: int) -> EngineError:
+def _no_memory(asked: str) -> OutOfMemory:
+    return OutOfMemory(asked, "there is not enough memory.", "Close other programs, or use a smaller network.")
+
+
+def _trouble(number: int) -> TrtSvcError:
+    if number == NO_MEMORY:  # a session tries again with less at once
+        return _no_memory("running a native engine")
     return EngineError("running a native engine", f"{TROUBLES[number]}.", "Check the shapes of the inputs.")
 
 

@@ -110,4 +110,5 @@ def _mac_features() -> frozenset[str]:
         missing = asked(b"hw.optional." + name.encode(), ctypes.byref(value), ctypes.byref(size), None, 0)
         return not missing and value.value != 0
 
-    return frozenset(name for name in _AVX2 | _AVX512 if has(_MAC_NAMES.get(name, name)))
+    # macOS has no name for movbe; every CPU with AVX2 has it.
+    return frozenset(name for name in _AVX2 | _AVX512 if name == "movbe" or has(_MAC_NAMES.get(name, name)))
