@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import torch
 
     from trt_svc.backends.torch_program import Program
+
+log = logging.getLogger(__name__)
 
 MODEL, SETTINGS = "model.onnx", "torch.json"
 REPLAYS = 5
@@ -125,7 +128,8 @@ class CudaRunner(TorchRunner):
         for form in self._forms:
             try:
                 made.append(self._recorder.record(tensors, self._prepared(form)))
-            except Exception:
+            except Exception as err:
+                log.debug("one form cannot be recorded: %s", err)
                 if form is self._forms[-1] and not made:
                     raise
         if len(made) == 1:

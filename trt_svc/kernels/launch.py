@@ -110,6 +110,8 @@ def _found(
                 starter = make(variant, device)
                 starter(blocks, arguments)
                 return starter, True
+            except torch.OutOfMemoryError:
+                raise  # it may work the next time
             except Exception as err:  # compilers and drivers fail in many ways
                 reasons.append(f"{name}: {err}")
                 log.info("kernel %s on %s not by %s: %s", variant.name, device, name, err)

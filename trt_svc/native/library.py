@@ -46,10 +46,24 @@ class _StepPlan(ctypes.Structure):
     ]
 
 
-@cache
 def library() -> Any:
     """The shared library for this CPU; BackendUnavailable where there is none."""
-    path = library_path()
+    found = _loaded()
+    if isinstance(found, BackendUnavailable):
+        raise BackendUnavailable(found.asked, found.found, found.advice)
+    return found
+
+
+@cache
+def _loaded() -> Any:
+    """The library, or why there is none: compilers are not asked again and again."""
+    try:
+        return _library_at(library_path())
+    except BackendUnavailable as err:
+        return err
+
+
+def _library_at(path: Path) -> Any:
     try:
         found = ctypes.CDLL(str(path))
     except OSError as err:
