@@ -321,7 +321,7 @@ def test_without_a_time_of_upstream_no_ratio_to_it_is_made_up(tmp_path: Path, mo
             "no valid time of upstream",
         ]
     ]
-    assert readme_tables.all_rows().splitlines()[-1] == "| made_up_nsf | 64 frames | – | – | – | – | refused |"
+    assert readme_tables.all_rows().splitlines()[-1] == "| made_up_nsf | 64 frames | – | – | – | refused |"
 
 
 def test_missing_figures_have_footnotes() -> None:

@@ -34,7 +34,12 @@ def test_a_rewrite_keeps_the_sound(name: str, rewrite: str, batch: int, frames: 
     assert np.abs(made - expected).max() < 2e-5
 
 
-@pytest.mark.parametrize(("name", "rewrite"), CASES)
+def takes_a_minute(name: str, rewrite: str) -> bool:
+    """onnxruntime opens the thousands of nodes of this form slowly; one network with the activation is enough."""
+    return rewrite == "two-phase-slices" and name != "bigvgan"
+
+
+@pytest.mark.parametrize(("name", "rewrite"), [case for case in CASES if not takes_a_minute(*case)])
 def test_a_rewritten_graph_runs_the_same(name: str, rewrite: str) -> None:
     net = healthy_small(name)
     assert compare_with_module(graph_from_vocoder(net, rewrites=[rewrite]), net, [(1, 1), (2, 7)]).snr_db > 100
@@ -43,7 +48,8 @@ def test_a_rewritten_graph_runs_the_same(name: str, rewrite: str) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_all_compatible_rewrites_together(name: str) -> None:
     net = healthy_small(name)
-    for form in SNAKE_FORMS:
+    here = [form for form in SNAKE_FORMS if form in applicable(net) and not takes_a_minute(name, form)]
+    for form in here or SNAKE_FORMS[:1]:
         chosen = [n for n in applicable(net) if n == form or n not in SNAKE_FORMS]
         assert compare_with_module(graph_from_vocoder(net, rewrites=chosen), net, [(1, 5), (2, 32)]).snr_db > 100
 
