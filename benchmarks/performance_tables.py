@@ -23,7 +23,8 @@ from trt_svc.native.plan import NO_VIEW, Step
 from trt_svc.native.toom_cook import FORMS, Form
 
 REPORTS = Path(__file__).parent / "reports"
-SPEEDS, BUSY, GRID = (REPORTS / "speed", REPORTS / "speed-large"), REPORTS / "busy", REPORTS / "grid"
+SPEEDS, BUSY = (REPORTS / "speed", REPORTS / "speed-large"), REPORTS / "busy"
+GRIDS = (REPORTS / "grid", REPORTS / "grid-long")
 NOT_MEASURED = "Not measured yet.\n"
 OURS, AUTO = "native", "auto"
 KERNELS = (2, 3, 4, 5, 7, 11)
@@ -232,9 +233,11 @@ def _loaded_entry(row: Row | None) -> str:
 
 def everywhere() -> str:
     """`auto` against the fastest contender over the grid of lengths and batches."""
-    report = _report(GRID)
-    if report is None:
-        return NOT_MEASURED
+    reports = [report for report in map(_report, GRIDS) if report is not None]
+    return "\n".join(map(_everywhere, reports)) or NOT_MEASURED
+
+
+def _everywhere(report: Report) -> str:
     frames = sorted({cell.frames for cell in report.cells})
     lines, ratios = [], []
     for network, batch in dict.fromkeys((cell.network, cell.batch) for cell in report.cells):

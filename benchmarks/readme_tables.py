@@ -36,7 +36,7 @@ HEADINGS = (
 def reports() -> list[Report]:
     """Those with tables of speed, quick first; what has a table of its own in docs/performance.md is left out."""
     paths = sorted(REPORTS.glob("*/report.json"), key=lambda p: (p.parent.name != "quick", p))
-    found = [read_report(path) for path in paths if path.parent != performance.GRID]
+    found = [read_report(path) for path in paths if path.parent not in performance.GRIDS]
     return [report for report in found if not report.provenance.busy_cores]
 
 

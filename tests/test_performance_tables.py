@@ -25,9 +25,10 @@ TABLES_OF_REPORTS = ("in_float32", "in_mixed", "roofline", "loaded", "everywhere
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where all reports are looked for."""
-    for name in ("BUSY", "GRID", "LINEAR", "COLD_START"):
+    for name in ("BUSY", "LINEAR", "COLD_START"):
         monkeypatch.setattr(tables, name, tmp_path)
-    monkeypatch.setattr(tables, "SPEEDS", (tmp_path,))
+    for name in ("SPEEDS", "GRIDS"):
+        monkeypatch.setattr(tables, name, (tmp_path,))
     return tmp_path
 
 
