@@ -24,7 +24,7 @@ from trt_svc.native.toom_cook import FORMS, Form
 
 REPORTS = Path(__file__).parent / "reports"
 SPEEDS, BUSY = (REPORTS / "speed", REPORTS / "speed-large"), REPORTS / "busy"
-GRIDS = (REPORTS / "grid", REPORTS / "grid-long")
+GRIDS = (REPORTS / "grid",)
 NOT_MEASURED = "Not measured yet.\n"
 OURS, AUTO = "native", "auto"
 KERNELS = (2, 3, 4, 5, 7, 11)
