@@ -78,7 +78,7 @@ def test_reports_with_tables_of_their_own_are_in_no_other(tmp_path: Path, monkey
         (tmp_path / name).mkdir()
         write_report(made_up, tmp_path / name / REPORT)
     monkeypatch.setattr(readme_tables, "REPORTS", tmp_path)
-    monkeypatch.setattr(performance_tables, "GRID", tmp_path / "grid")
+    monkeypatch.setattr(performance_tables, "GRIDS", (tmp_path / "grid",))
     assert [report.recipe for report in reports()] == ["speed"]
 
 
