@@ -23,11 +23,12 @@ import numpy as np
 import soundfile
 
 from benchmarks.own_checkpoint import checkpoint_for
+from benchmarks.report_files import write_files
 from trt_svc.bench.provenance import provenance
 from trt_svc.bench.report import Provenance, Record
 from trt_svc.checkpoints.locate import DEMO_FOLDER
 from trt_svc.errors import InputError
-from trt_svc.files import DIRECTORY_VARIABLE, replacing
+from trt_svc.files import DIRECTORY_VARIABLE
 
 FOLDER = Path(__file__).parent / "reports" / "cold-start"
 JSON, MARKDOWN = "cold-start.json", "cold-start.md"
@@ -192,11 +193,7 @@ def main() -> None:
     origin = provenance(" ".join(["python -m benchmarks.cold_start", *sys.argv[1:]]))
     rows = measured(options.networks.split(","), options.backends.split(","), options.runs, options.seconds, options.f0)
     report = ColdStartReport(provenance=origin, allowed_s=ALLOWED_S, rows=tuple(rows))
-    options.out.mkdir(parents=True, exist_ok=True)
-    with replacing(options.out / JSON) as part:
-        part.write_text(report.model_dump_json(indent=1) + "\n", "utf-8")
-    with replacing(options.out / MARKDOWN) as part:
-        part.write_text(markdown_of(report), "utf-8")
+    write_files(options.out, {JSON: report.model_dump_json(indent=1) + "\n", MARKDOWN: markdown_of(report)})
     print(markdown_of(report))
     raise SystemExit(not report.kept)
 

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.own_checkpoint import checkpoint_for
+from benchmarks.report_files import write_files
 from trt_svc.bench.memory import Watch
 from trt_svc.bench.provenance import provenance
 from trt_svc.bench.race import at_rest
 from trt_svc.bench.report import Provenance, Record
-from trt_svc.files import replacing
 from trt_svc.loading import load_vocoder
 from trt_svc.session import Vocoder
 from trt_svc.types import Array
@@ -259,11 +259,7 @@ def main() -> None:
             for backend in options.backends.split(",")
         ]
     report = LinearCostReport(provenance=origin, rows=tuple(rows))
-    options.out.mkdir(parents=True, exist_ok=True)
-    with replacing(options.out / JSON) as part:
-        part.write_text(report.model_dump_json(indent=1) + "\n", "utf-8")
-    with replacing(options.out / MARKDOWN) as part:
-        part.write_text(markdown_of(report), "utf-8")
+    write_files(options.out, {JSON: report.model_dump_json(indent=1) + "\n", MARKDOWN: markdown_of(report)})
     print(markdown_of(report))
     raise SystemExit(not report.kept)
 

@@ -23,12 +23,13 @@ import numpy as np
 import soundfile
 import torch
 
+from benchmarks.report_files import write_files
 from benchmarks.song_audio import RATE_HZ, song
 from benchmarks.song_models import FULL, SMALL, SPEAKER, write_models
 from trt_svc.bench.provenance import provenance
 from trt_svc.bench.report import Provenance, Record
 from trt_svc.features.f0.networks.rmvpe import Rmvpe
-from trt_svc.files import DIRECTORY_VARIABLE, replacing
+from trt_svc.files import DIRECTORY_VARIABLE
 from trt_svc.rungs import REFERENCE
 from trt_svc.types import Array
 
@@ -172,10 +173,7 @@ def as_markdown(report: MemoryReport) -> str:
 
 
 def write(report: MemoryReport, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in ((JSON, report.model_dump_json(indent=1) + "\n"), (MARKDOWN, as_markdown(report))):
-        with replacing(folder / name) as part:
-            part.write_text(text, "utf-8")
+    write_files(folder, {JSON: report.model_dump_json(indent=1) + "\n", MARKDOWN: as_markdown(report)})
 
 
 def known_rows(folder: Path) -> tuple[Row, ...]:

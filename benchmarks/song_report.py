@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from benchmarks.report_files import write_files
 from trt_svc.bench.markdown import escaped
 from trt_svc.bench.report import Decibels, Provenance, Record
-from trt_svc.files import replacing
 
 SCHEMA: Literal["trt_svc.song/1"] = "trt_svc.song/1"
 JSON, MARKDOWN = "song.json", "song.md"
@@ -75,13 +75,10 @@ class SongReport(Record):
 
 def write_song_report(report: SongReport, folder: Path) -> None:
     """Both files, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     data = report.model_dump(mode="json")
     SongReport.model_validate(data)
     text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    for name, content in ((JSON, text), (MARKDOWN, markdown_of(report))):
-        with replacing(folder / name) as part:
-            part.write_text(content, "utf-8")
+    write_files(folder, {JSON: text, MARKDOWN: markdown_of(report)})
 
 
 def markdown_of(report: SongReport) -> str:

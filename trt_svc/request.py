@@ -150,6 +150,13 @@ def processor() -> list[str]:
     return [line for line in first.splitlines() if line.partition("\t")[0].partition(":")[0].strip() in names]
 
 
+def processor_mark() -> str:
+    """The same in few letters: the model's name and a hash of all."""
+    lines = processor()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{name} ({sha256(canonical(lines))[:12]})"
+
+
 def _gpus_by_nvml() -> list[str]:
     nvml = require("pynvml", "GPU details")
     try:

@@ -18,7 +18,7 @@ from trt_svc.native.library import Contexts, Network, isa, kernels_sha256, libra
 from trt_svc.native.plan import plan_from
 from trt_svc.native.toom_cook import FORMS
 from trt_svc.progress import Progress
-from trt_svc.request import processor
+from trt_svc.request import processor_mark
 from trt_svc.types import Array
 
 MAX_IDLE = 4
@@ -66,7 +66,7 @@ class Native(Backend):
 
     def identity(self, config: BuildConfig) -> dict[str, str]:
         rounding = f"{config.min_snr_db + SPARE_DB:g}"
-        return {"kernels": kernels_sha256(), "isa": isa(), "cpu": " ".join(processor()), "rounding": rounding}
+        return {"kernels": kernels_sha256(), "isa": isa(), "cpu": processor_mark(), "rounding": rounding}
 
     def build(self, graph: Graph, config: BuildConfig, progress: Progress) -> Built:
         from trt_svc.native.lowering import lowered  # brings torch and onnx, which stored engines do without
