@@ -83,8 +83,9 @@ trained network's scale). Products are half precision; norms, softmax, sums and 
 and outputs (`trt_svc/graph/half.py`). Stages that compare long vectors stay float32 as a whole. Lengths are samples for
 content encoders of audio, windows for crepe, frames for all others.
 
-- *dB* is the signal-to-noise ratio of the same graph on onnxruntime against torch float32, the lowest of several
-  lengths within a second; the gate is 45 dB.
+- *dB* is the signal-to-noise ratio of the same graph on onnxruntime, values between layers
+  [rounded](precision.md#what-the-figures-cover), against torch float32: the lowest of several lengths within a
+  second. The gate is 45 dB.
 
 | stage | precision | lengths x batch | result | dB | parse s | build s | MB | RSS MB | nodes | islands | kernels |
 |---|---|---|---|---|---|---|---|---|---|---|---|"""
@@ -117,16 +118,16 @@ def one_stage(name: str) -> dict[str, object]:
 def quality_db(stage: StageNet, graph: Graph) -> float:
     """Of the graph on onnxruntime, at the lengths of the gate that are not long."""
     from trt_svc.difference import difference
-    from trt_svc.graph.check import run_on_cpu
+    from trt_svc.graph.check import opened_on_cpu
     from trt_svc.svc.engine_building import gate_shapes
     from trt_svc.svc.stage import in_torch
 
     longest = max(QUALITY_LONGEST.get(stage.inputs[0].name, QUALITY_FRAMES), stage.lengths.min)
-    found = []
+    run, found = opened_on_cpu(graph), []
     for batch, length in gate_shapes(stage.lengths, stage.batch):
         if length <= longest:
             inputs = stage.examples(batch, length, length)
-            found.append(difference(run_on_cpu(graph, inputs), in_torch(stage)(inputs)).snr_db)
+            found.append(difference(run(inputs), in_torch(stage)(inputs)).snr_db)
     return min(found)
 
 

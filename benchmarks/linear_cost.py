@@ -23,10 +23,10 @@ from benchmarks.own_checkpoint import checkpoint_for
 from benchmarks.report_files import write_files
 from trt_svc.bench.memory import Watch
 from trt_svc.bench.provenance import provenance
-from trt_svc.bench.race import at_rest
 from trt_svc.bench.report import Provenance, Record
 from trt_svc.loading import load_vocoder
 from trt_svc.session import Vocoder
+from trt_svc.timing import at_rest
 from trt_svc.types import Array
 
 FOLDER = Path(__file__).parent / "reports" / "linear"

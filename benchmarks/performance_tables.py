@@ -23,7 +23,8 @@ from trt_svc.native.plan import NO_VIEW, Step
 from trt_svc.native.toom_cook import FORMS, Form
 
 REPORTS = Path(__file__).parent / "reports"
-SPEEDS, BUSY = (REPORTS / "speed", REPORTS / "speed-large"), REPORTS / "busy"
+SPEEDS = tuple(REPORTS / name for name in ("speed", "speed-long", "speed-large"))
+BUSY = REPORTS / "busy"
 GRIDS = (REPORTS / "grid",)
 NOT_MEASURED = "Not measured yet.\n"
 OURS, AUTO = "native", "auto"
@@ -120,7 +121,7 @@ def _against_all(precision: str) -> str:
 
 
 def _each_speed(headings: Sequence[str], line: Callable[[Cell, Report], list[str]]) -> str:
-    """A table for every report of the speed recipe: it takes too long for one sitting."""
+    """A table for every report of the speed recipes: one would take too long for one sitting."""
     reports = [report for report in map(_report, SPEEDS) if report is not None]
     tables = [
         grid_of(headings, [line(cell, report) for cell in report.cells]) + f"\n{origin(report)}\n" for report in reports
@@ -157,8 +158,8 @@ def _cell_line(cell: Cell, precision: str) -> list[str]:
 
 
 def _best_other(cell: Cell) -> Row | None:
-    """The fastest of those that are neither ours nor upstream."""
-    rows = [row for row in words.measured(cell) if row.contender not in (OURS, AUTO, "torch")]
+    """The fastest of those that are not ours, whatever its precision, as in a row's own ratio."""
+    rows = [row for row in words.measured(cell) if row.contender not in (OURS, AUTO)]
     return min(rows, key=words.median_s, default=None)
 
 

@@ -15,7 +15,7 @@ from trt_svc.build_config import Precision
 from trt_svc.checkpoints.load import open_checkpoint
 from trt_svc.clips import clip_of
 from trt_svc.difference import Difference, difference, worst
-from trt_svc.graph.check import reference_audio, run_on_cpu
+from trt_svc.graph.check import opened_on_cpu, reference_audio
 from trt_svc.graph.rewrites.base import applicable
 from trt_svc.graph.vocoder import graph_from_vocoder
 from trt_svc.noise import Noise
@@ -34,10 +34,10 @@ MIXED = Path(__file__).with_name("precision_mixed.md")
 def measured(net: VocoderNet, precision: Precision, forms: set[str] = FORMS) -> Difference:
     """Worst of the two demo clips."""
     graph = graph_from_vocoder(net, precision, sorted(forms & set(applicable(net))))
-    found = []
+    run, found = opened_on_cpu(graph), []
     for path in RECORDINGS:
         inputs = clip_of(net, path, FRAMES).inputs
-        made = run_on_cpu(graph, {spec.name: inputs[spec.name].numpy() for spec in graph.inputs})
+        made = run({spec.name: inputs[spec.name].numpy() for spec in graph.inputs})
         found.append(difference(made, reference_audio(net, inputs)))
     return worst(found)
 
@@ -45,7 +45,7 @@ def measured(net: VocoderNet, precision: Precision, forms: set[str] = FORMS) -> 
 def extremes(net: VocoderNet) -> str:
     """Is the fp16 graph finite for very quiet and very loud mels and for very low and high pitches?"""
     graph = graph_from_vocoder(net, Precision("fp16"), sorted(FORMS & set(applicable(net))))
-    frames, excitation = 16, net.excitation()
+    run, frames, excitation = opened_on_cpu(graph), 16, net.excitation()
     for level in LEVELS:
         for pitch in PITCHES_HZ if net.spec.needs_f0 else PITCHES_HZ[:1]:
             f0 = np.full((1, frames), min(pitch, 0.99 * net.spec.max_f0_hz), np.float32)
@@ -53,7 +53,7 @@ def extremes(net: VocoderNet) -> str:
             arrays |= excitation.begin(Noise(excitation.fields, (0,))).push(f0, frames)
             for spec in net.core_inputs():
                 arrays.setdefault(spec.name, np.ones((1, spec.channels, frames), np.float32))
-            if not np.isfinite(run_on_cpu(graph, {spec.name: arrays[spec.name] for spec in graph.inputs})).all():
+            if not np.isfinite(run({spec.name: arrays[spec.name] for spec in graph.inputs})).all():
                 return f"NOT finite at mel {level:g}, f0 {pitch:g} Hz"
     return "finite"
 

@@ -19,11 +19,12 @@ from trt_svc.bench.contenders.base import UPSTREAM, Opened, contenders
 from trt_svc.bench.cost import cost_of
 from trt_svc.bench.entries import track_for
 from trt_svc.bench.peaks import finish
-from trt_svc.bench.race import Entrant, Inputs, at_rest, compared
+from trt_svc.bench.race import Entrant, Inputs, compared
 from trt_svc.bench.recipe import GATES_DB
 from trt_svc.bench.subjects import Subject, opened_subject
 from trt_svc.difference import Difference, worst
 from trt_svc.graph.check import reference_audio
+from trt_svc.timing import at_rest
 from trt_svc.types import Array
 
 CELLS = [("demo", 86), ("demo", 500), ("hifigan_v1", 86), ("nsf_hifigan_44k", 86)]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import trt_svc
-from tests import golden
+from tests import golden, rvc_dec_voices
 from tests.golden import FOLDER
 from tests.parity_svc import table
 from trt_svc.config import MelSpec
@@ -212,6 +212,26 @@ def network_error(net: golden.GoldenNet, writer: golden.Writer, backend: str = "
         return golden.error_of(net, trt_svc.load_vocoder(path, source=net.source, backend=backend))
 
 
+def _voices() -> list[str]:
+    """A table of the decoders that this project recorded itself."""
+    lines = [
+        "",
+        "### Decoders of RVC and Applio",
+        "",
+        "Recorded by this project from the hosts' own classes, unmodified (`tests/record_rvc_dec.py`); inside a voice's",
+        "file, with the recorded draws.",
+        "",
+        "| recording | source | max error | bound |",
+        "|---|---|---|---|",
+    ]
+    for name in (*rvc_dec_voices.SOURCES, rvc_dec_voices.WITHOUT_PITCH):
+        with tempfile.TemporaryDirectory() as folder:
+            error = rvc_dec_voices.error_of(name, Path(folder))
+        source = rvc_dec_voices.SOURCES.get(name, "none")
+        lines.append(f"| {name} | {source} | {error:.1e} | {rvc_dec_voices.BOUND:.0e} |")
+    return lines
+
+
 def report() -> str:
     """docs/parity.md."""
     lines = [
@@ -240,6 +260,7 @@ def report() -> str:
         lines.append(
             f"| {net.name} | {family} | {net.meta['upstream']} | {len(errors)} | {max(errors):.1e} | {net.tolerance:.0e} |"
         )
+    lines += _voices()
     lines += ["", "### Parts", "", "| golden file | what | max error | bound |", "|---|---|---|---|"]
     lines += [f"| {check.file} | {check.what} | {check.error():.1e} | {check.bound:.0e} |" for check in parts()]
     return "\n".join([*lines, "", *table.report()])

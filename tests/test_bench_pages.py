@@ -324,6 +324,14 @@ def test_without_a_time_of_upstream_no_ratio_to_it_is_made_up(tmp_path: Path, mo
     assert readme_tables.all_rows().splitlines()[-1] == "| made_up_nsf | 64 frames | – | – | – | refused |"
 
 
+def test_where_upstream_was_refused_another_shape_stands_for_the_network(tmp_path: Path) -> None:
+    (without,) = upstream_refused().cells
+    report = tiny_report(cells=(cell("made_up_nsf", 32, 1), without))
+    assert words.representative(report, report.networks[0]) is without
+    page = page_of(report, tmp_path)
+    assert "Large: 32 frames; small: the other shapes." in " ".join(page.texts)
+
+
 def test_missing_figures_have_footnotes() -> None:
     row = small_report().cells[0].rows[3].model_copy(update={"percent_of_peak": None, "over_fastest_other": None})
     text = markdown_of(tiny_report(row))

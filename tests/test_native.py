@@ -37,6 +37,7 @@ from trt_svc.graph.model import GraphInput
 from trt_svc.graph.rewrites.base import applicable
 from trt_svc.graph.vocoder import graph_from_vocoder
 from trt_svc.native import forms, toom_cook
+from trt_svc.native import plan as plans
 from trt_svc.native.compiling import SOURCE
 from trt_svc.native.library import Context, Contexts, Network, library
 from trt_svc.native.lowering import lowered
@@ -620,6 +621,17 @@ def paths_of(name: str) -> list[tuple[Any, ...]]:
 
 
 # Threads, forks, memory.
+
+
+def test_products_behind_a_speaker_count_for_every_row() -> None:
+    form = toom_cook.Form(4, 3)
+    joined = Step("pointwise", View(0), View(2), 16, 16, (View(1),), joint="multiply")
+    behind = Step("convolve", View(2), View(3), 16, 16, kernel=3, pad=1, form=form)
+    beside = Step("convolve", View(1), View(4), 16, 16, kernel=3, pad=1)
+    tensors = tuple(plans.Tensor(i, 16, 16) for i in range(5))
+    rates = {"speaker": Fraction(0), "mel": Fraction(1)}
+    plan = Plan(tensors, (joined, behind, beside), (("speaker", 0), ("mel", 1)), 4, False, {}, rates)
+    assert plan.share_of_products() == pytest.approx((form.share(3) + 1) / 2)
 
 
 def test_threads_share_a_runner() -> None:

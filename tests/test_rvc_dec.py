@@ -7,44 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from tests.record_rvc_dec import BLOCKS, CHANNELS, EVEN, FOLDER, GIN, INTER, RATE_HZ
+from tests.record_rvc_dec import BLOCKS, CHANNELS, EVEN, GIN, INTER, RATE_HZ
+from tests.rvc_dec_voices import BOUND, SOURCES, WITHOUT_PITCH, error_of, opened, recorded, voice_file
 from trt_svc.build_config import BuildConfig
 from trt_svc.checkpoints.load import recognise
 from trt_svc.difference import difference
 from trt_svc.errors import ConfigError, InputError, UnknownFamily
 from trt_svc.loading import load_vocoder
-from trt_svc.session import Vocoder
 from trt_svc.vocoders.base import families
 from trt_svc.vocoders.healthy import healthy_net
 from trt_svc.vocoders.rvc_dec import RvcDec
 
-SOURCES = {"rvc": "sovits-interp", "applio": "openvpi", "applio-odd": "openvpi"}
 MIN_SNR_DB = 110.0
-
-
-def recorded(name: str) -> dict[str, Any]:
-    with np.load(FOLDER / f"{name}.npz") as data:
-        arrays = dict(data)
-    weights = {key.removeprefix("weight/"): value for key, value in arrays.items() if key.startswith("weight/")}
-    return {**arrays, "weights": {key: torch.from_numpy(value) for key, value in weights.items()}}
-
-
-def voice_file(name: str, folder: Path, **changes: Any) -> Path:
-    """The recorded decoder inside a voice as the hosts keep them."""
-    data = recorded(name)
-    rates, kernels = data["rates"].tolist(), data["kernels"].tolist()
-    trunk = [*BLOCKS, rates, CHANNELS, kernels, 3, GIN, RATE_HZ]
-    weight = {f"dec.{key}": value for key, value in data["weights"].items()} | {"emb_g.weight": torch.zeros(3, GIN)}
-    config = [1025, 32, INTER, 16, 32, 2, 2, 3, 0, "1", *trunk]
-    path = folder / f"{name}.pth"
-    torch.save({"weight": weight, "config": config, "info": "1epoch", "sr": "16k", "f0": 1, **changes}, path)
-    return path
-
-
-def opened(name: str, folder: Path, **options: Any) -> Vocoder:
-    return load_vocoder(voice_file(name, folder), source=SOURCES.get(name), **options)
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -55,17 +30,13 @@ def test_the_network_with_the_hosts_own_source(name: str, tmp_path: Path) -> Non
     assert difference(made, data["audio"]).snr_db >= MIN_SNR_DB
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", [*SOURCES, WITHOUT_PITCH])
 def test_alone_with_its_own_source(name: str, tmp_path: Path) -> None:
-    data, vocoder = recorded(name), opened(name, tmp_path)
-    noise = {field: data[field] for field in ("initial_phase", "sine_noise")}
-    assert {field: value.shape for field, value in noise.items()} == vocoder.noise_spec(1, data["z"].shape[2])
-    made = vocoder(data["z"], data["f0"], data["g"], noise=noise)
-    assert np.abs(made - data["audio"]).max() <= 5e-5
+    assert error_of(name, tmp_path) <= BOUND
 
 
 def test_a_voice_without_pitch_is_a_generator_of_another_family(tmp_path: Path) -> None:
-    data, vocoder = recorded("rvc-no-pitch"), opened("rvc-no-pitch", tmp_path)
+    data, vocoder = recorded(WITHOUT_PITCH), opened(WITHOUT_PITCH, tmp_path)
     assert vocoder.family == "gptsovits_generator" and vocoder.spec.sample_rate == RATE_HZ
     assert difference(vocoder(data["z"], speaker=data["g"]), data["audio"]).snr_db >= MIN_SNR_DB
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from trt_svc.errors import (
     TrtSvcError,
     shown,
 )
-from trt_svc.graph.check import MIN_EXPORT_SNR_DB, compare_with_module, reference_audio, run_on_cpu
+from trt_svc.graph.check import MIN_EXPORT_SNR_DB, QUALITY_OF_GRAPH, compare_with_module, opened_on_cpu, reference_audio
 from trt_svc.graph.mixed import product_layers
 from trt_svc.graph.model import Graph
 from trt_svc.graph.rewrites.base import applicable, rewritten
@@ -213,7 +212,7 @@ def _built(
         **built.notes,
         "build_s": round(time.perf_counter() - started, 2),
         "quality": quality.as_dict(),
-        "quality_of": f"the engine on {backend.name}" if runs_here else "the same graph on onnxruntime, CPU",
+        "quality_of": f"the engine on {backend.name}" if runs_here else QUALITY_OF_GRAPH,
         "gate_db": config.min_snr_db,
         "rewrites": list(config.rewrites or ()),
         "measured": dict(measured),
@@ -245,11 +244,12 @@ def gate_stages(net: VocoderNet, backend: Backend | None, files: Mapping[str, by
     """The chain of the opened stages against torch float32; refuses it below the gate."""
     batch, frames = config.profiles[0].batch.min, STAGE_GATE_FRAMES
     inputs = example_inputs(net, batch, frames)
+    opened: list[Callable[[Mapping[str, Array]], Array]]
     if backend is not None:
         opened = [backend.open(files_of(files, number), "auto").run for number in range(len(net.stages()))]
     else:
         graphs = stage_graphs(net, config.precision, config.rewrites or ())
-        opened = [partial(run_on_cpu, graph) for graph in graphs]
+        opened = [opened_on_cpu(graph) for graph in graphs]
 
     def run(given: Mapping[str, Any], number: int) -> Array:
         return opened[number](dict(given))
@@ -313,12 +313,12 @@ def check_export(net: VocoderNet, rewrites: Iterable[str]) -> Difference:
 
 def gate(net: VocoderNet, graph: Graph, runner: Runner | None, config: BuildConfig) -> Difference:
     """The quality against torch float32 at several lengths of each profile; refuses an engine below the gate."""
+    run = runner.run if runner is not None else opened_on_cpu(graph)
     found = []
     for batch, frames in gate_shapes(config):
         inputs = example_inputs(net, batch, frames, seed=frames)
         arrays = {spec.name: inputs[spec.name].numpy() for spec in graph.inputs}
-        made = runner.run(arrays) if runner is not None else run_on_cpu(graph, arrays)
-        found.append(difference(made, reference_audio(net, inputs)))
+        found.append(difference(run(arrays), reference_audio(net, inputs)))
     quality = worst(found)
     refuse_below_gate(quality.snr_db, net.family, config)
     return quality

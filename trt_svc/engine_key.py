@@ -19,7 +19,7 @@ from typing import Any
 
 from trt_svc.build_config import OPTION_FIELDS, BuildConfig
 
-BUILD_REVISION = 3
+BUILD_REVISION = 4
 """Raised when the same settings would yield another engine, or an engine must not be trusted any more."""
 KEY_FIELDS = (
     "weights_sha256",

@@ -151,7 +151,7 @@ def processor() -> list[str]:
 
 
 def processor_mark() -> str:
-    """The same in few letters: the model's name and a hash of all."""
+    """The same in few letters: the model's name, or the architecture, and a hash of all."""
     lines = processor()
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
     return f"{name} ({sha256(canonical(lines))[:12]})"

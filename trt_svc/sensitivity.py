@@ -22,7 +22,7 @@ from trt_svc.build_config import Precision
 from trt_svc.checkpoints.locate import DEMO_FOLDER
 from trt_svc.clips import clip_of
 from trt_svc.difference import Difference, difference, worst
-from trt_svc.graph.check import reference_audio, run_on_cpu
+from trt_svc.graph.check import opened_on_cpu, reference_audio
 from trt_svc.graph.vocoder import graph_from_vocoder
 from trt_svc.precision import layers_of, rule_for
 from trt_svc.progress import Progress, Quiet
@@ -154,8 +154,8 @@ def _of_graph(
     net: VocoderNet, precision: Precision, clips: Sequence[Mapping[str, Tensor]], references: Sequence[Array]
 ) -> Difference:
     graph = graph_from_vocoder(net, precision)
-    found = []
+    run, found = opened_on_cpu(graph), []
     for clip, reference in zip(clips, references, strict=True):
-        made = run_on_cpu(graph, {spec.name: clip[spec.name].numpy() for spec in graph.inputs})
+        made = run({spec.name: clip[spec.name].numpy() for spec in graph.inputs})
         found.append(difference(made, reference))
     return worst(found)

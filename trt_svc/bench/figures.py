@@ -132,16 +132,13 @@ def _name(label: str, points: Sequence[tuple[float, Row]]) -> str:
 
 
 def _quality_by_speed(figures: ModuleType, report: Report, network: Network, styles: Mapping[str, Style]) -> Any:
-    cells = cells_of(report, network)
-    centre = representative(report, network)
-    points = [
-        (row, cell is centre)
-        for cell in cells
-        for row in measured(cell)
-        if row.waveform is not None and _speed(row) is not None
-    ]
-    if not points:
+    # Where upstream was refused nothing has a place: another shape stands for the network then.
+    cells = [cell for cell in cells_of(report, network) if _with_a_place(cell)]
+    if not cells:
         return None
+    wanted = representative(report, network)
+    centre = next((cell for cell in cells if cell is wanted), cells[-1])
+    points = [(row, cell is centre) for cell in cells for row in _with_a_place(cell)]
     top = _identical_at(report, [row for row, _ in points])
     figure = figures.Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axis = figure.add_subplot()
@@ -149,8 +146,8 @@ def _quality_by_speed(figures: ModuleType, report: Report, network: Network, sty
         _point(axis, row, styles[row.label], central, top)
     _label_quality(axis, report, {row.precision for row, _ in points}, top)
     legend(figure, axis, handle_length=1)
-    where = "" if centre is None else f" Large: {shape(centre.frames, centre.batch)}; small: the other shapes."
-    caption = f"Up is truer, right is faster. Dotted: the least that a precision must reach.{where}"
+    where = f"Large: {shape(centre.frames, centre.batch)}; small: the other shapes."
+    caption = f"Up is truer, right is faster. Dotted: the least that a precision must reach. {where}"
     return Drawn("quality", "Quality against speed", caption, figure)
 
 
@@ -158,6 +155,10 @@ def _identical_at(report: Report, rows: Sequence[Row]) -> float:
     """Height for rows without any difference: above everything else."""
     known = [row.waveform.snr_db for row in rows if row.waveform is not None and math.isfinite(row.waveform.snr_db)]
     return max([*known, *report.rules.gate_db.values(), 0]) + 20
+
+
+def _with_a_place(cell: Cell) -> list[Row]:
+    return [row for row in measured(cell) if row.waveform is not None and _speed(row) is not None]
 
 
 def _speed(row: Row) -> float | None:

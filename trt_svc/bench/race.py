@@ -22,6 +22,7 @@ from trt_svc.bench.peaks import finish
 from trt_svc.bench.statistics import latency_of
 from trt_svc.difference import Difference, difference, worst
 from trt_svc.errors import TrtSvcError, shown
+from trt_svc.timing import at_rest
 from trt_svc.types import Array
 
 WARM_UPS = 2
@@ -30,8 +31,6 @@ LOUDNESS_STEP, LOUDNESS_STEPS = 0.01, 50
 ROLL = 97
 SHORT_S = 0.5
 """Runs shorter than this are led in by an untimed one: what the one before left in caches and threads would show."""
-QUIET_SHARE, QUIET_LOOK_S, QUIET_WITHIN_S = 0.2, 0.003, 0.5
-"""Others' threads are at rest when the process uses less than this share of a core; looked at for so long, at most."""
 
 
 class Entrant(ABC):
@@ -106,16 +105,6 @@ class Inputs:
         }
         moved["mel"] = moved["mel"] + np.float32(LOUDNESS_STEP * (self._drawn % LOUDNESS_STEPS))
         return {name: np.ascontiguousarray(value, np.float32) for name, value in moved.items()}
-
-
-def at_rest(share: float = QUIET_SHARE, within_s: float = QUIET_WITHIN_S) -> None:
-    """Waits until the threads of whoever ran last have stopped spinning: onnxruntime's go on for 50 ms."""
-    started = time.perf_counter()
-    while time.perf_counter() - started < within_s:
-        wall, used = time.perf_counter(), time.process_time()
-        time.sleep(QUIET_LOOK_S)
-        if time.process_time() - used < share * (time.perf_counter() - wall):
-            return
 
 
 def race(

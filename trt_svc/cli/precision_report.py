@@ -59,7 +59,7 @@ def command(
             )
             out.print("  " + escape(", ".join(report.protected)), highlight=False, soft_wrap=True)
             if shielded.snr_db < target:
-                out.print("[yellow]the target is not reached: what is left comes from sums between layers[/]")
+                out.print("[yellow]the target is not reached: what is left comes from values between layers[/]")
         else:
             out.print("no further layer has to stay float32", highlight=False)
         if output is not None:

@@ -119,7 +119,9 @@ class Plan:
         rows = {number: max(1, int(frames * self.per_frame[name])) for name, number in self.inputs}
         direct = done = 0.0
         for step in self.steps:
-            rows[step.to.tensor] = step.rows(rows[step.source.tensor])
+            # One row for all, as a speaker's, takes on those of the signal that it joins.
+            joined = [rows[view.tensor] for view in step.adds] if step.kind == "pointwise" else []
+            rows[step.to.tensor] = max([step.rows(rows[step.source.tensor]), *joined])
             products = step.multiplies * rows[step.source.tensor if step.kind == "upsample" else step.to.tensor]
             direct += products
             done += products * (step.form.share(step.taps) if step.form else 1.0)

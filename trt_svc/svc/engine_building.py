@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 import trt_svc
 from trt_svc.backends.base import Backend, Built, backends
 from trt_svc.backends.torch_eager import FULL_FLOAT32
@@ -22,7 +20,7 @@ from trt_svc.cache import EngineCache
 from trt_svc.difference import Difference, difference, worst
 from trt_svc.engine_key import BUILD_REVISION, EngineKey, canonical, engine_key
 from trt_svc.errors import BuildCancelled, ConfigError, QualityError, TrtSvcError, UnsupportedOperator, shown
-from trt_svc.graph.check import cpu_session
+from trt_svc.graph.check import QUALITY_OF_GRAPH, opened_on_cpu
 from trt_svc.graph.mixed import product_layers
 from trt_svc.graph.model import Graph
 from trt_svc.graph.vocoder import weights_sha256
@@ -171,12 +169,12 @@ class StageBuilder:
         self._progress.stage(f"{stage.name}: measuring quality")
         backend, config, graph = candidate.backend, candidate.config, candidate.graph
         runs_here = backend.can_run(config)
-        quality = gate(stage, backend.open(built.files, "auto").run if runs_here else _on_cpu(graph), config)
+        quality = gate(stage, backend.open(built.files, "auto").run if runs_here else opened_on_cpu(graph), config)
         notes = {
             **built.notes,
             "build_s": round(time.perf_counter() - started, 2),
             "quality": quality.as_dict(),
-            "quality_of": f"the engine on {backend.name}" if runs_here else "the same graph on onnxruntime, CPU",
+            "quality_of": f"the engine on {backend.name}" if runs_here else QUALITY_OF_GRAPH,
             "gate_db": config.min_snr_db,
             "measured": dict(measured),
         }
@@ -305,12 +303,6 @@ def _checked(engine: Engine, stage: StageNet, config: BuildConfig) -> Engine:
 def _form_for(stage: StageNet, backend: Backend) -> StageNet:
     """The stage in the form that suits a backend's machine."""
     return stage if backend.needs_gpu or stage.on_cpu is None else replace(stage, module=stage.on_cpu())
-
-
-def _on_cpu(graph: Graph) -> Run:
-    """The graph itself by onnxruntime, where its engine cannot run."""
-    session = cpu_session(graph)
-    return lambda inputs: np.asarray(session.run(None, dict(inputs))[0])
 
 
 def _said(err: Exception) -> str:
